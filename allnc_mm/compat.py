@@ -3,11 +3,14 @@
 Each docstring gives the reason and the condition under which the function does nothing. ``apply()`` runs those that
 must precede the first import of torchvision, mmpretrain or mmseg; it is called once by ``import allnc_mm``.
 """
+import functools
 import importlib.util
 import os
+import pickle
 import sys
 import types
-from importlib.machinery import ModuleSpec
+from contextlib import contextmanager
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
 
 import torch
@@ -60,8 +63,9 @@ def torchvision_operators() -> None:
     spec = importlib.util.find_spec('torchvision')
     if spec is None or spec.origin is None:
         return
+    extension = FileFinder(os.path.dirname(spec.origin), (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec('_C')
     try:
-        torch.ops.load_library(os.path.join(os.path.dirname(spec.origin), '_C.so'))
+        torch.ops.load_library(extension.origin if extension else '')
     except OSError:
         library = torch.library.Library('torchvision', 'FRAGMENT')
         for operator in ('nms', 'qnms'):
@@ -119,44 +123,138 @@ def config_packages() -> None:
             module.get_installed_path = get_installed_path
 
 
+@contextmanager
+def _weights_only():
+    """``torch.load`` reads tensors and allow-listed classes only, whatever its caller asks for."""
+    name = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+    before = os.environ.get(name)
+    os.environ[name] = '1'
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def safe_checkpoints() -> None:
-    """Load local checkpoints with ``weights_only=True`` on both stacks, ``load_from`` and ``resume`` alike.
+    """Load checkpoints with ``weights_only=True`` on both stacks: ``load_from`` and ``resume``, files and addresses.
 
     The onedl stack retries a refused checkpoint with ``weights_only=False``, which runs whatever code its pickle
-    holds; the original stack refuses even its own checkpoints, because the message hub in them is not allow-listed.
-    Here the classes that mmengine itself writes are allowed and nothing else. mmengine also pickles
-    ``builtins.getattr`` (for HistoryBuffer's statistics); allowing that would hand out every attribute of every allowed
-    class, so a version limited to those four names stands in for it.
+    holds, and downloads do so on both; the original stack refuses even its own checkpoints, because the message hub in
+    them is not allow-listed. Here the classes that mmengine itself writes are allowed and nothing else, for every
+    loader that mmengine knows. mmengine also pickles ``builtins.getattr`` (for HistoryBuffer's statistics); allowing
+    that would hand out every attribute of every allowed class, so a version limited to those four names stands in.
     """
+    import mmengine.runner.checkpoint as checkpoint_module
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
-    from mmengine.runner.checkpoint import CheckpointLoader
 
     def history_statistic(owner, name):
         if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
             return getattr(owner, name)
-        raise ValueError(f'A checkpoint asks for attribute {name!r} of {owner!r}, which mmengine never writes: refused.')
+        raise pickle.UnpicklingError(f'attribute {name!r} of {owner!r}, which mmengine never writes')
 
-    multiarray = getattr(np, '_core', None) or np.core
-    safe = [HistoryBuffer, (history_statistic, 'builtins.getattr'), multiarray.multiarray._reconstruct,
-            multiarray.multiarray.scalar, np.ndarray, np.dtype, slice]
-    safe += sorted({type(np.dtype(t)) for t in (np.uint32, np.int64, np.float32, np.float64)}, key=str)
+    multiarray = (getattr(np, '_core', None) or np.core).multiarray
+    dtypes = ('bool', 'uint8', 'uint32', 'int32', 'int64', 'float16', 'float32', 'float64')
+    safe = [HistoryBuffer, (history_statistic, 'builtins.getattr'), multiarray._reconstruct, multiarray.scalar,
+            np.ndarray, np.dtype, *{type(np.dtype(name)) for name in dtypes}, slice]
 
-    def load_from_local(filename, map_location=None):
-        filename = os.path.expanduser(filename)
-        if not os.path.isfile(filename):
-            raise FileNotFoundError(f'Checkpoint {filename} does not exist; give the path of a .pth file.')
-        with torch.serialization.safe_globals(safe):
-            return torch.load(filename, map_location=map_location, weights_only=True)
+    def guarded(loader):
 
-    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+        @functools.wraps(loader)
+        def load(filename, *args, **kwargs):
+            try:
+                with torch.serialization.safe_globals(safe), _weights_only():
+                    return loader(filename, *args, **kwargs)
+            except pickle.UnpicklingError as error:
+                reason = str(error).split('WeightsUnpickler error: ')[-1].splitlines()[0]
+                raise pickle.UnpicklingError(
+                    f'Checkpoint {filename} was refused and nothing of it was run, because it holds more than tensors '
+                    f'and plain data: {reason}. If you trust its author, load it in a Python session of your own with '
+                    'torch.load(..., weights_only=False) and save its state_dict alone.') from error
+
+        return load
+
+    if hasattr(checkpoint_module, '_safe_torch_load'):  # onedl: the function that falls back to weights_only=False
+        checkpoint_module._safe_torch_load = \
+            lambda file, map_location=None, weights_only=True: torch.load(file, map_location, weights_only=True)
+    schemes = checkpoint_module.CheckpointLoader._schemes
+    for prefix, loader in schemes.items():
+        schemes[prefix] = guarded(loader)
+
+
+class _DeferredRemoval:
+    """A file backend that puts removals off until :meth:`flush`."""
+
+    def __init__(self, backend):
+        self._backend = backend
+        self._pending = []
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def remove(self, path):
+        self._pending.append((self._backend.remove, path))
+
+    def rmtree(self, path):
+        self._pending.append((self._backend.rmtree, path))
+
+    def flush(self):
+        for remove, path in self._pending:
+            remove(path)
+
+
+def atomic_checkpoints() -> None:
+    """Keep a complete checkpoint on disk at every moment, so that a killed run can always be resumed.
+
+    mmengine writes a checkpoint in place, so a kill tears it, and with ``max_keep_ckpts`` it removes the oldest one
+    *before* it writes the new one, so ``max_keep_ckpts=1`` can leave none. Here a file is written beside its place and
+    renamed, and removals wait for it. Neither stack does so by itself.
+    """
+    from mmengine.fileio import LocalBackend
+    from mmengine.hooks import CheckpointHook
+    save_step = CheckpointHook._save_checkpoint_with_step
+
+    def put(self, obj, filepath):
+        filepath = os.path.abspath(filepath)
+        os.makedirs(os.path.dirname(filepath), exist_ok=True)
+        with open(filepath + '.tmp', 'wb') as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(filepath + '.tmp', filepath)
+
+    @functools.wraps(save_step)
+    def _save_checkpoint_with_step(self, runner, step, meta):
+        backend, self.file_backend = self.file_backend, _DeferredRemoval(self.file_backend)
+        try:
+            save_step(self, runner, step, meta)
+            self.file_backend.flush()
+        finally:
+            self.file_backend = backend
+
+    LocalBackend.put = put
+    CheckpointHook._save_checkpoint_with_step = _save_checkpoint_with_step
+
+
+def _plain_batchnorm(cfg) -> int:
+    """Replace SyncBN by BN in place, and return how often."""
+    children = list(cfg.values()) if isinstance(cfg, dict) else cfg if isinstance(cfg, (list, tuple)) else []
+    found = 0
+    if isinstance(cfg, dict) and cfg.get('type') in ('SyncBN', 'MMSyncBN'):
+        cfg['type'] = 'BN'
+        found = 1
+    return found + sum(_plain_batchnorm(child) for child in children)
 
 
 def cpu_launch(cfg) -> None:
     """Make ``--launcher pytorch`` and ``--amp`` work on a machine without CUDA, in place in ``cfg``.
 
-    mmengine's ``init_dist`` calls ``torch.cuda.set_device`` unconditionally, its DDP wrapper asks for device ids, and
-    its ``AmpOptimWrapper`` asserts an accelerator. Off when CUDA is available or the config is neither.
+    mmengine's ``init_dist`` calls ``torch.cuda.set_device`` unconditionally, its DDP wrapper asks for device ids,
+    SyncBN exists on GPUs only, and ``AmpOptimWrapper`` asserts an accelerator (and the CPU's autocast knows bfloat16
+    only). Off when CUDA is available or the config asks for neither.
     """
     if torch.cuda.is_available():
         return
@@ -165,10 +263,13 @@ def cpu_launch(cfg) -> None:
             torch.distributed.init_process_group('gloo')
         cfg.model_wrapper_cfg = dict(dict(type='MMDistributedDataParallel'), **cfg.get('model_wrapper_cfg', {}),
                                      device_ids=None)
+        if cfg.pop('sync_bn', None) or _plain_batchnorm(cfg.model):
+            print('SyncBN needs GPUs: each process normalises with its own part of the batch (BN).', file=sys.stderr)
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper':
+    kind = wrapper.get('type')
+    if getattr(kind, '__name__', kind) == 'AmpOptimWrapper':
         wrapper['type'] = 'BFloat16OptimWrapper'
-        for key in ('loss_scale', 'dtype'):
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
 
 
@@ -179,3 +280,4 @@ def apply() -> None:
     mmcv_extension()
     config_packages()
     safe_checkpoints()
+    atomic_checkpoints()

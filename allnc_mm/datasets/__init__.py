@@ -1,0 +1,10 @@
+from . import samplers
+from .cifar_lt import CIFAR10LT, CIFAR100LT
+from .digits_lt import DigitsLT
+from .long_tail_list import LongTailList
+from .reproducible import ReproducibleAugmentation
+from .samplers import BilateralSampler
+
+__all__ = [
+    'BilateralSampler', 'CIFAR10LT', 'CIFAR100LT', 'DigitsLT', 'LongTailList', 'ReproducibleAugmentation', 'samplers'
+]

@@ -1,0 +1,3 @@
+from .bilateral_sampler import BilateralSampler
+
+__all__ = ['BilateralSampler']

@@ -1,0 +1,4 @@
+from .allnc import AllNC
+from .bbn import BBN
+
+__all__ = ['AllNC', 'BBN']

@@ -1,0 +1,43 @@
+from typing import List
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from ...registry import HOOKS
+
+
+def num_per_class(runner) -> List[int]:
+    """Training images per class, from their one owner: the training data set's metainfo.
+
+    Raises:
+        ValueError: if the data set does not say, with the remedy.
+    """
+    dataset = runner.train_dataloader.dataset
+    counts = dataset.metainfo.get('num_per_class')
+    if counts is None:
+        raise ValueError(f"The training data set {type(dataset).__name__} has no metainfo['num_per_class']; use one of "
+                         "allnc_mm's long-tailed data sets, or give dataset.metainfo=dict(num_per_class=[...]).")
+    return [int(n) for n in counts]
+
+
+@HOOKS.register_module()
+class ClassCountsHook(Hook):
+    """Hand the training images per class to every module that has ``set_class_counts``, before the first iteration.
+
+    The counts are typed nowhere else. The number of classes of the model's head is checked against them here.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner) -> None:
+        """Check the number of classes and hand out the counts."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        counts = num_per_class(runner)
+        for name, module in model.named_modules():
+            classes = getattr(module, 'num_classes', None)
+            if name.endswith('head') and isinstance(classes, int) and classes != len(counts):
+                raise ValueError(f'{name}.num_classes is {classes}, but the training data set has {len(counts)} classes; '
+                                 f'set {name}.num_classes={len(counts)}.')
+        for module in model.modules():
+            if hasattr(module, 'set_class_counts'):
+                module.set_class_counts(counts)

@@ -1,0 +1,57 @@
+from typing import Optional
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from ...datasets.samplers import BilateralSampler
+from ...functional.schedules import gbbn_eta
+from ...registry import HOOKS
+
+
+@HOOKS.register_module()
+class GBBNHook(Hook):
+    r"""Generalised bilateral-branch training: move from the natural to the re-balanced branch.
+
+    Before each iteration, every module with ``set_eta`` is given
+
+    .. math::
+        \eta = 1 - \mathrm{progress}^\gamma
+
+    with progress the share of the iterations that is done; as it follows from the iteration alone, a resumed run sees the
+    eta of an uncut one. Before training it checks that batch sampler, classifier and heads agree, and tells the losses
+    which label distribution the sampler leaves, so that sampler and loss do not both remove the whole prior.
+
+    Args:
+        gamma (float): Positive exponent. Defaults to 2, the parabola of BBN.
+    """
+
+    priority = 'HIGH'  # after ClassCountsHook, whose counts the sampler's distribution overrides
+
+    def __init__(self, gamma: float = 2.0) -> None:
+        gbbn_eta(0.0, gamma)  # refuses a bad gamma when the config is read
+        self.gamma = gamma
+        self.targets: Optional[list] = None
+
+    def before_train(self, runner) -> None:
+        """Check the parts against each other and set the priors of the losses."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.targets = [module for module in model.modules() if hasattr(module, 'set_eta')]
+        if not self.targets:
+            raise ValueError(f'GBBNHook found no module with `set_eta` in {type(model).__name__}; use AllNCHead (or '
+                             'remove the hook).')
+        sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
+        given, needed = isinstance(sampler, BilateralSampler), getattr(model, 'bilateral', False)
+        if needed and not given:
+            raise ValueError(f'{type(model).__name__} trains on bilateral batches, but train_dataloader.batch_sampler is '
+                             f"{type(sampler).__name__}; set batch_sampler=dict(type='BilateralSampler', q=...).")
+        if given and not needed:
+            raise ValueError(f'BilateralSampler yields [natural | re-balanced] batches, but {type(model).__name__} would '
+                             "take them as one; set model.type='AllNC' or remove the batch_sampler.")
+        if hasattr(model, 'set_sampling_priors'):
+            model.set_sampling_priors(sampler.num_per_class / sampler.num_per_class.sum(), sampler.prior)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Set eta."""
+        eta = gbbn_eta(runner.iter / runner.max_iters, self.gamma)
+        for module in self.targets:
+            module.set_eta(eta)

@@ -1,0 +1,59 @@
+from typing import Dict, Optional
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from ...functional.losses import P2P_TARGETS, p2p_terms
+from ...registry import MODELS
+
+
+@MODELS.register_module()
+class P2PLoss(BaseModule):
+    """Peer-to-peer loss of AllNC: class means and classifier vectors at the optimal angles (NC2, NC3).
+
+    `All-around Neural Collapse for Imbalanced Classification <https://arxiv.org/abs/2408.07253>`_ (TKDE 2025). The
+    formula is :func:`allnc_mm.functional.p2p_loss`. The terms have separate weights because their prices differ: the
+    classifier's Gram term is free in accuracy, forcing the means of mixed samples is not.
+
+    Args:
+        means_weight (float): Weight of the Gram term of the class means. Defaults to 1.
+        classifier_weight (float): Weight of the Gram term of the classifier vectors. Defaults to 1.
+        cross_weight (float): Weight of the term between means and classifier vectors. Defaults to 1.
+        norm_weight (float): Weight of the equal-norm term of the classifier. Defaults to 0.
+        target (str): 'etf' or 'hinge' (only too large cosines are punished, for K > d + 1). Defaults to 'etf'.
+        loss_weight (float): Factor of all terms. Defaults to 1.
+    """
+
+    def __init__(self,
+                 means_weight: float = 1.0,
+                 classifier_weight: float = 1.0,
+                 cross_weight: float = 1.0,
+                 norm_weight: float = 0.0,
+                 target: str = 'etf',
+                 loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if target not in P2P_TARGETS:
+            raise ValueError(f'Expected `target` to be one of {P2P_TARGETS}, but got {target!r}.')
+        self.weights = dict(means=means_weight, classifier=classifier_weight, cross=cross_weight, norm=norm_weight)
+        negative = {k: v for k, v in self.weights.items() if v < 0}
+        if negative:
+            raise ValueError(f'Expected weights >= 0, but got {negative}.')
+        self.target, self.loss_weight = target, loss_weight
+
+    @property
+    def needs_means(self) -> bool:
+        """Whether any active term reads the class means."""
+        return bool(self.weights['means'] or self.weights['cross'])
+
+    def forward(self, means: Optional[Tensor], weight: Tensor, present: Optional[Tensor] = None) -> Tensor:
+        """Weighted sum of the active terms.
+
+        Args:
+            means (Tensor, optional): (K, d) class means of the batch of all ranks, or their moving average.
+            weight (Tensor): (K, d) classifier vectors.
+            present (Tensor, optional): bool (K,), which means exist.
+        """
+        terms: Dict[str, Tensor] = p2p_terms(means, weight, present=present, target=self.target,
+                                             terms=[k for k, v in self.weights.items() if v])
+        total = weight.sum() * 0.0 if not terms else sum(self.weights[k] * v for k, v in terms.items())
+        return self.loss_weight * total

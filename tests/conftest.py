@@ -1,0 +1,34 @@
+"""Fixtures of the whole suite."""
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+    """Folder with the packed data sets: ``$ALLNC_SHARED``, or ``shared/data`` beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+    folder = Path(os.environ.get('ALLNC_SHARED', beside))
+    if not (folder / 'unpack.py').is_file():
+        pytest.skip(f'The packed data sets are not in {folder}; set ALLNC_SHARED to their folder.')
+    return folder
+
+
+@pytest.fixture(scope='session')
+def cifar_root(shared_data) -> Path:
+    """Folder with cifar10/ and cifar100/ unpacked.
+
+    It outlives the run, and parallel runs share it: unpack.py checks what it writes, leaves a set that is there alone,
+    and gives a set its name only when it is whole.
+    """
+    root = Path(tempfile.gettempdir()) / f'allnc_mm-test-data-{os.getuid()}'
+    for name in ('cifar10', 'cifar100'):
+        command = [sys.executable, str(shared_data / 'unpack.py'), str(root), name]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.fail(f'unpack.py {root} {name} failed: {done.stderr}')
+    return root
