@@ -169,7 +169,8 @@ def safe_checkpoints() -> None:
                 with torch.serialization.safe_globals(safe), _weights_only():
                     return loader(filename, *args, **kwargs)
             except pickle.UnpicklingError as error:
-                reason = str(error).split('WeightsUnpickler error: ')[-1].splitlines()[0]
+                # the error that torch wrapped into its long advice
+                reason = (str(error.__context__ or error).strip() or 'unreadable').splitlines()[0].rstrip('.')
                 raise pickle.UnpicklingError(
                     f'Checkpoint {filename} was refused and nothing of it was run, because it holds more than tensors '
                     f'and plain data: {reason}. If you trust its author, load it in a Python session of your own with '

@@ -191,9 +191,9 @@ class LongTailMetric(BaseMetric):
         self.per_class = np.where(samples > 0, 100 * hits / np.maximum(samples, 1), np.nan)
 
         metrics = dict(overall=100 * float(correct.mean()), **long_tail_summary(self.per_class, self.class_groups))
-        confidence, correct = torch.from_numpy(confidence), torch.from_numpy(correct)
-        bins = calibration_bins(confidence, correct, self.num_bins)
-        balanced = calibration_bins(confidence, correct, self.num_bins, torch.from_numpy(1 / samples[labels]))
+        top1 = torch.from_numpy(confidence), torch.from_numpy(correct)
+        bins = calibration_bins(*top1, num_bins=self.num_bins)
+        balanced = calibration_bins(*top1, num_bins=self.num_bins, weight=torch.from_numpy(1 / samples[labels]))
         metrics['ece'] = 100 * calibration_error(bins)
         metrics['ece_balanced'] = 100 * calibration_error(balanced)
         metrics['mce'] = 100 * calibration_error(bins, norm='max')

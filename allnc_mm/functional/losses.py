@@ -183,7 +183,8 @@ def p2p_loss(means: Tensor | None,
 
     The two Gram terms leave a rotation between means and classifier free; the cross term, whose zero alone forces
     m_k = v_k = simplex ETF when d >= K-1, removes it. Their weights are separate because their prices differ: the
-    classifier's Gram term is free in accuracy, forcing the means is not.
+    classifier's Gram term is free in accuracy, forcing the means is not. With d = K-1 exactly, a classifier that starts
+    as the mirror image of the means can stay one (a local minimum, for small K); any larger d leads out of it.
 
     Args:
         means (Tensor, optional): Class means, shape (K, d). None leaves out the terms that need them.

@@ -176,7 +176,12 @@ def _class_means(model: nn.Module, batches, num_classes: int, config: str) -> Te
 
 
 @torch.no_grad()
-def evaluate_run(work_dir: str, label: str | None = None, groups=None, first: Run | None = None, progress=None) -> Run:
+def evaluate_run(work_dir: str,
+                 label: str | None = None,
+                 groups=None,
+                 first: Run | None = None,
+                 progress=None,
+                 cfg_options: dict | None = None) -> Run:
     """Load the last checkpoint of a run, test it once, and collect its geometry on the training images.
 
     Works for the classifiers of mmpretrain that have a backbone and a linear head. Class means are those of the head's
@@ -189,6 +194,7 @@ def evaluate_run(work_dir: str, label: str | None = None, groups=None, first: Ru
             the run's config, else 'A'.
         first (Run, optional): A run on the same data, with which this one will be compared.
         progress (rich.progress.Progress, optional): Where to show the progress.
+        cfg_options (dict, optional): Overrides of the run's config, such as ``{'test_dataloader.dataset.split': 'val'}``.
 
     Returns:
         Run: The run.
@@ -200,6 +206,7 @@ def evaluate_run(work_dir: str, label: str | None = None, groups=None, first: Ru
     config, checkpoint, log = find_run(work_dir)
     label = label or os.path.basename(os.path.normpath(work_dir))
     cfg = Config.fromfile(config)
+    cfg.merge_from_dict(cfg_options or {})
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     test_loader, train_loader = _loaders(cfg, config)
 
@@ -339,16 +346,16 @@ def draw_comparison(runs: list[Run], path: str) -> None:
     first = runs[0]
     order = np.argsort(-first.num_per_class, kind='stable')
     optimum = -1 / (first.num_classes - 1)
-    columns = max(len(runs), 2)
-    figure = Figure(figsize=(2.9 * columns + 1.4, 9.2), layout='constrained')
+    rows, columns = (2, len(runs)) if len(runs) > 1 else (1, 2)
+    figure = Figure(figsize=(2.9 * columns + 1.4, 3.2 + 3 * rows), layout='constrained')
     FigureCanvasAgg(figure)  # no pyplot: no window and no global state
     figure.get_layout_engine().set(h_pad=.08, w_pad=.06)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[3, 5.6])
+    top, bottom = figure.subfigures(2, 1, height_ratios=[3, 2.8 * rows])
     _draw_accuracy(top.subplots(), runs, order)
 
     # White is the optimum, so that a simplex is a white square; red pairs are too close, blue ones too far apart.
-    norm = TwoSlopeNorm(vmin=-1, vcenter=optimum, vmax=1) if optimum > -1 else None
-    axes = bottom.subplots(2, columns, squeeze=False)
+    norm = TwoSlopeNorm(vmin=min(-1, optimum - .01), vcenter=optimum, vmax=1)  # two classes: the optimum is -1
+    axes = bottom.subplots(rows, columns).ravel()
     # more than one class change of the group in the order of the counts only happens with hand-made groups
     names = np.full(first.num_classes, 'none', dtype=object)
     for name, index in first.groups.items():
@@ -357,11 +364,8 @@ def draw_comparison(runs: list[Run], path: str) -> None:
     borders = borders if len(borders) <= 2 else []
     for row, (kind, title, spread) in enumerate([('classifier', 'classifier vectors', 'std_cos_classifier'),
                                                  ('means', 'class means', 'std_cos_means')]):
-        for column, axis in enumerate(axes[row]):
-            if column >= len(runs):
-                axis.axis('off')
-                continue
-            run = runs[column]
+        for column, run in enumerate(runs):
+            axis = axes[row * len(runs) + column]
             cosines = run.cosines[kind][np.ix_(order, order)].copy()
             np.fill_diagonal(cosines, np.nan)  # of a class with itself
             axis.set_facecolor('#bbbbbb')
@@ -372,18 +376,21 @@ def draw_comparison(runs: list[Run], path: str) -> None:
             note = f'spread {run.metrics[spread]:.3f}'
             if kind == 'classifier':
                 note += f', tail pairs {run.metrics["tail_cosine"]:+.2f}'
-            axis.set_title(f'{run.label}: {title}\n', fontsize=10, fontweight='bold')
+            name = run.label if len(run.label) <= 26 else f'{run.label[:25]}\u2026'
+            axis.set_title(f'{name}\n', fontsize=10, fontweight='bold')
+            if column == 0:
+                axis.set_ylabel(title, fontsize=10, fontweight='bold', labelpad=-10)
             axis.text(.5, 1.02, note, transform=axis.transAxes, ha='center', va='bottom', fontsize=9)
             axis.set_xticks([0, first.num_classes - 1], ['head', 'tail'])
             axis.set_yticks([0, first.num_classes - 1], ['head', 'tail'] if column == 0 else ['', ''])
             axis.tick_params(length=0, labelsize=9)
-    bar = bottom.colorbar(image, ax=axes[:, :].ravel().tolist(), fraction=.03, pad=.02, aspect=40)
+    bar = bottom.colorbar(image, ax=axes.tolist(), fraction=.03, pad=.02, aspect=20 * rows)
     ticks = [t for t in (-1, -.5, 0, .5, 1) if abs(t - optimum) > .2]
     bar.set_ticks([*ticks, optimum], labels=[*(f'{t:g}' for t in ticks), f'{optimum:.2f}\noptimum'])
     bar.ax.get_yticklabels()[-1].set_fontweight('bold')
     bar.ax.tick_params(labelsize=9)
     bar.ax.axhline(optimum, color='black', lw=2)
-    bar.set_label('cosine of a pair of classes: white is the simplex, red is too close', fontsize=9)
+    bar.set_label('cosine of two classes:\nwhite is the simplex, red too close', fontsize=9)
 
     for dpi in (120, 90, 60):
         figure.savefig(path, dpi=dpi, facecolor='white')

@@ -3,3 +3,4 @@ _base_ = [
     '../_base_/default_runtime.py'
 ]
 model = dict(head=dict(num_classes=100))
+default_hooks = dict(checkpoint=dict(interval=10))

@@ -119,8 +119,9 @@ def test_absent_class_does_not_decay():
 
 def test_a_batch_weighs_by_its_evidence():
     """A sample that belongs to the class with weight .02 hardly moves the mean; fifty whole ones do."""
-    faint = ema_class_statistics(torch.ones(1, 1), torch.ones(1), torch.tensor([[0.02 * 9]]), torch.tensor([0.02]), 0.9)
-    strong = ema_class_statistics(torch.ones(1, 1), torch.ones(1), torch.tensor([[50 * 9.0]]), torch.tensor([50.0]), 0.9)
+    old = torch.ones(1, 1), torch.ones(1)
+    faint = ema_class_statistics(*old, torch.tensor([[0.02 * 9]]), torch.tensor([0.02]), 0.9)
+    strong = ema_class_statistics(*old, torch.tensor([[50 * 9.0]]), torch.tensor([50.0]), 0.9)
     assert (faint[0] / faint[1]).item() == pytest.approx((0.9 + 0.1 * 0.18) / (0.9 + 0.1 * 0.02), rel=1e-6)
     assert (faint[0] / faint[1]).item() < 1.02
     assert (strong[0] / strong[1]).item() > 7

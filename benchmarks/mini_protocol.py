@@ -1,0 +1,141 @@
+"""Mini protocol: CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs, last epoch, several seeds.
+
+python benchmarks/mini_protocol.py run [--only NAME ...] [--jobs 2] [--work-dirs DIR]    trains what is not done yet
+python benchmarks/mini_protocol.py table [--split test|val] [--imb-factor 100]          prints the table from the logs
+
+A run that was killed resumes from its last checkpoint; a finished one is a line in results/mini_protocol.jsonl, with the
+metrics on the validation and on the test split. Choices are made on the validation split alone. The table is printed
+from that file, so numbers and configs cannot drift.
+"""
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / 'results' / 'mini_protocol.jsonl'
+NAME = 'resnet20_cifar10-lt-mini-if100'
+TAU = 'model.head.loss.tau'
+#        name: (config under configs/, overrides)
+METHODS = {
+    'CE': (f'ce/{NAME}.py', {}),
+    'LA': (f'la/{NAME}.py', {}),
+    'LA, tau tuned': (f'la/{NAME}.py', {TAU: 1.25}),
+    'CE + mixture': (f'ce/{NAME}_mixture.py', {}),
+    'LA + mixture': (f'la/{NAME}_mixture.py', {}),
+    'LA + mixture, tau tuned': (f'la/{NAME}_mixture.py', {TAU: 1.15}),
+    'ETF + DR': (f'etf/{NAME}.py', {}),
+    'ETF + DR + mixture': (f'etf/{NAME}_mixture.py', {}),
+    'BBN': (f'bbn/{NAME}.py', {}),
+    'AllNC': (f'allnc/{NAME}.py', {}),
+}
+COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier', 'tail_cosine')
+LOCK = Lock()
+
+
+def load():
+    """Finished runs by (name, imbalance factor, seed)."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    records = [json.loads(line) for line in lines]
+    return {(r['name'], r['imb_factor'], r['seed']): r for r in records}
+
+
+def train(job, args):
+    """Train one job in a process of its own, evaluate it in another, and append its record."""
+    name, imb_factor, seed = job
+    config, overrides = METHODS[name]
+    slug = ''.join(c if c.isalnum() else '_' for c in name)
+    work_dir = Path(args.work_dirs) / f'{slug}_if{imb_factor}_seed{seed}'
+    work_dir.mkdir(parents=True, exist_ok=True)
+    options = dict(overrides, **{'randomness.seed': seed})
+    for loader in ('train', 'val', 'test'):
+        options[f'{loader}_dataloader.dataset.imb_factor'] = imb_factor
+        options[f'{loader}_dataloader.dataset.data_root'] = args.data_root
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    start = time.time()
+    with open(work_dir / 'driver.log', 'a') as log:
+        for command in (
+            [ROOT / 'tools/train.py', ROOT / 'configs' / config, '--work-dir', work_dir, '--resume', '--no-validate',
+             '--cfg-options', *(f'{k}={v}' for k, v in options.items())],
+            [__file__, 'evaluate', work_dir]):
+            if subprocess.run([sys.executable, *map(str, command)], env=env, stdout=log, stderr=log).returncode:
+                print(f'{job}: failed, see {work_dir}/driver.log', flush=True)
+                return
+    record = dict(name=name, imb_factor=imb_factor, seed=seed, config=config, overrides=overrides,
+                  minutes=round((time.time() - start) / 60, 1), jobs=args.jobs, machine=platform.processor() or
+                  platform.machine(), **json.loads((work_dir / 'evaluation.json').read_text()))
+    with LOCK, open(RESULTS, 'a') as file:
+        file.write(json.dumps(record) + '\n')
+    print(f'{job}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min', flush=True)
+
+
+def evaluate(work_dir):
+    """Metrics of the last checkpoint on both splits, to evaluation.json."""
+    import allnc_mm  # noqa: F401
+    from allnc_mm.visualization.comparison import evaluate_run
+    out = {}
+    for split in ('val', 'test'):
+        run = evaluate_run(work_dir, cfg_options={'test_dataloader.dataset.split': split})
+        out[split] = {k: round(float(v), 4) for k, v in run.metrics.items()}
+        out[split]['per_class'] = [round(float(v), 2) for v in run.per_class]
+    (Path(work_dir) / 'evaluation.json').write_text(json.dumps(out))
+
+
+def table(args):
+    """Mean and standard deviation over seeds, as Markdown."""
+    import numpy as np
+    records = load().values()
+    print(f'CIFAR-10-LT mini protocol, imbalance factor {args.imb_factor}, {args.split} split, last epoch, mean ± standard '
+          'deviation over seeds\n')
+    print('| method | seeds | ' + ' | '.join(COLUMNS) + ' | minutes |')
+    print('| --- ' * (len(COLUMNS) + 3) + '|')
+    for name in METHODS:
+        rows = [r for r in records if r['name'] == name and r['imb_factor'] == args.imb_factor]
+        if not rows:
+            continue
+        cells = []
+        for column in COLUMNS:
+            values = np.array([r[args.split][column] for r in rows])
+            digits = 3 if 'cos' in column else 1
+            spread = f' ± {values.std(ddof=1):.{digits}f}' if len(values) > 1 else ''
+            cells.append(f'{values.mean():.{digits}f}{spread}')
+        minutes = np.mean([r['minutes'] for r in rows])
+        print(f'| {name} | {len(rows)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    run = commands.add_parser('run')
+    run.add_argument('--only', nargs='+', choices=METHODS, default=list(METHODS), metavar='NAME')
+    run.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    run.add_argument('--imb-factor', type=int, default=100)
+    run.add_argument('--jobs', type=int, default=2, help='runs at a time, one thread each')
+    run.add_argument('--data-root', default='data/cifar10')
+    run.add_argument('--work-dirs', default='work_dirs/mini_protocol')
+    show = commands.add_parser('table')
+    show.add_argument('--split', choices=('test', 'val'), default='test')
+    show.add_argument('--imb-factor', type=int, default=100)
+    one = commands.add_parser('evaluate')
+    one.add_argument('work_dir')
+    args = parser.parse_args()
+    if args.command == 'table':
+        table(args)
+    elif args.command == 'evaluate':
+        evaluate(args.work_dir)
+    else:
+        done = load()
+        jobs = [(name, args.imb_factor, seed) for seed in args.seeds for name in args.only]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda job: train(job, args), [job for job in jobs if job not in done]))
+
+
+if __name__ == '__main__':
+    main()
