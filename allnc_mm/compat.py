@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import types
+import warnings
 from contextlib import contextmanager
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
@@ -95,6 +96,14 @@ def mmcv_extension() -> None:
     stub.__spec__ = ModuleSpec('mmcv._ext', loader=None)
     stub.__getattr__ = missing  # type: ignore[method-assign]
     sys.modules['mmcv._ext'] = stub
+
+
+def mmcv_warning() -> None:
+    """Silence mmcv's warning, at every start, that it has no deformable attention, which nothing here uses.
+
+    With a complete mmcv there is no such warning.
+    """
+    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 
 def config_packages() -> None:
@@ -264,7 +273,8 @@ def cpu_launch(cfg) -> None:
             torch.distributed.init_process_group('gloo')
         cfg.model_wrapper_cfg = dict(dict(type='MMDistributedDataParallel'), **cfg.get('model_wrapper_cfg', {}),
                                      device_ids=None)
-        if cfg.pop('sync_bn', None) or _plain_batchnorm(cfg.model):
+        replaced = _plain_batchnorm(cfg.model)
+        if cfg.pop('sync_bn', None) or replaced:
             print('SyncBN needs GPUs: each process normalises with its own part of the batch (BN).', file=sys.stderr)
     wrapper = cfg.get('optim_wrapper') or {}
     kind = wrapper.get('type')
@@ -279,6 +289,7 @@ def apply() -> None:
     check_stack()
     torchvision_operators()
     mmcv_extension()
+    mmcv_warning()
     config_packages()
     safe_checkpoints()
     atomic_checkpoints()

@@ -101,7 +101,7 @@ def test_auto_scale_lr_needs_a_base():
     with pytest.raises(SystemExit, match='auto_scale_lr=dict.base_batch_size'):
         args = train.parse_args([TINY, '--auto-scale-lr'])
         cfg = launch.load_config(args)
-        del cfg['auto_scale_lr']
+        cfg.pop('auto_scale_lr')
         train.merge_args(cfg, args)
 
 
