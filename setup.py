@@ -25,9 +25,11 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['allnc_mm', 'allnc_mm.*']),
+    # .mim/configs and .mim/tools are links into the repository; a wheel holds their files
     package_data={'allnc_mm': ['.mim/*.yml', '.mim/configs/**/*', '.mim/tools/**/*']},
+    exclude_package_data={'allnc_mm': ['.mim/**/__pycache__/*']},
     install_requires=[
-        'torch>=2.1',
+        'torch>=2.6',  # torch.load(weights_only=True) with names on the allow-list
         'numpy',
         'scipy',  # geometry: non-negative least squares, quadratic assignment
         'matplotlib',  # figures
@@ -37,7 +39,7 @@ setup(
     extras_require={
         'onedl': onedl,
         'openmmlab': openmmlab,
-        'test': ['pytest', 'pytest-xdist', 'ruff', 'mypy', 'build', 'tensorboard',
+        'test': ['pytest', 'pytest-xdist', 'ruff', 'mypy', 'tensorboard',
                  'torchmetrics'],  # the cross-check of our calibration error
     },
     classifiers=[

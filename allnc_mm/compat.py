@@ -132,6 +132,26 @@ def config_packages() -> None:
             module.get_installed_path = get_installed_path
 
 
+def loader_functions() -> None:
+    """Let a data loader inherited as ``package::...`` name its ``collate_fn`` or ``worker_init_fn``.
+
+    mmengine marks every typed dict of such a config with ``_scope_``. It takes the mark off where it builds an object,
+    but these two name functions, which get it as an argument and fail (``default_collate() got an unexpected keyword
+    argument '_scope_'``). On both stacks; without a mark nothing changes.
+    """
+    from mmengine.runner import Runner
+    build = Runner.build_dataloader
+
+    @functools.wraps(build)
+    def build_dataloader(dataloader, *args, **kwargs):
+        for name in ('collate_fn', 'worker_init_fn'):
+            if isinstance(dataloader, dict) and isinstance(dataloader.get(name), dict):
+                dataloader[name].pop('_scope_', None)
+        return build(dataloader, *args, **kwargs)
+
+    Runner.build_dataloader = staticmethod(build_dataloader)
+
+
 @contextmanager
 def _weights_only():
     """``torch.load`` reads tensors and allow-listed classes only, whatever its caller asks for."""
@@ -291,5 +311,6 @@ def apply() -> None:
     mmcv_extension()
     mmcv_warning()
     config_packages()
+    loader_functions()
     safe_checkpoints()
     atomic_checkpoints()

@@ -20,6 +20,15 @@ P2P_TARGETS = ('etf', 'hinge')
 _BLOCK = 2048  # rows of a Gram matrix that exist at a time: K=8142 never forms K x K
 
 
+def check_positives(positives: Sequence[str], negatives: bool) -> None:
+    """Refuse a selection of positives that :func:`hycon_loss` does not know, by a ValueError."""
+    if not positives or set(positives) - set(HYCON_POSITIVES):
+        raise ValueError(f'Expected `positives` to be a non-empty selection of {HYCON_POSITIVES}, but got {positives}.')
+    if 'class' in positives and not negatives:
+        raise ValueError("`positives` with 'class' needs `negatives=True`; without negatives the class enters by its "
+                         "mean: use 'mean'.")
+
+
 @full_precision
 def hycon_loss(pred: Tensor,
                target: Tensor,
@@ -76,12 +85,7 @@ def hycon_loss(pred: Tensor,
         >>> hycon_loss(g, g, torch.tensor([0, 1]), prototypes=g, positives=['mean']).item()
         -1.0
     """
-    unknown = set(positives) - set(HYCON_POSITIVES)
-    if unknown or not positives:
-        raise ValueError(f'Expected `positives` to be a non-empty selection of {HYCON_POSITIVES}, but got {positives}.')
-    if 'class' in positives and not negatives:
-        raise ValueError("`positives` with 'class' needs `negatives=True`; without negatives the class enters by its "
-                         "mean: use 'mean'.")
+    check_positives(positives, negatives)
     if 'mean' in positives and prototypes is None:
         raise ValueError("`positives` with 'mean' needs `prototypes` of shape (K, p).")
     if len(pred) % num_views:
@@ -316,8 +320,8 @@ def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], targe
 def cosine_moments(x: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the pairwise cosines of centred rows, without forming them all.
 
-    The cheap monitor of a training step; :mod:`allnc_mm.functional.collapse` has the measures. At a simplex ETF the mean
-    is -1/(K-1) and the deviation 0.
+    The cheap monitor of a training step; :mod:`allnc_mm.functional.collapse` has the measures. At a simplex ETF the
+    mean is -1/(K-1) and the deviation 0.
 
     Args:
         x (Tensor): Shape (K, d).

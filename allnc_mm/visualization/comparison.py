@@ -175,6 +175,15 @@ def _class_means(model: nn.Module, batches, num_classes: int, config: str) -> Te
     return stats.class_means()
 
 
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, as the Runner would build it, without weights."""
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    model_cfg = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return MODELS.build(model_cfg)
+
+
 @torch.no_grad()
 def evaluate_run(work_dir: str,
                  label: str | None = None,
@@ -207,13 +216,8 @@ def evaluate_run(work_dir: str,
     label = label or os.path.basename(os.path.normpath(work_dir))
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(cfg_options or {})
-    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    model = build_model(cfg)
     test_loader, train_loader = _loaders(cfg, config)
-
-    model_cfg = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model_cfg)
     if not hasattr(model, 'extract_feat') or not hasattr(model, 'head'):
         raise ValueError(f'{config}: {type(model).__name__} is no classifier with `extract_feat` and `head`; only '
                          'classification runs can be compared.')

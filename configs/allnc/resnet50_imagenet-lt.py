@@ -14,9 +14,9 @@ model = dict(
         hycon=dict(type='HyConLoss'),
         p2p=dict(type='P2PLoss', means_weight=0.02, classifier_weight=1.0, cross_weight=0.02),
         projector=dict(type='NonLinearNeck', in_channels=2048, hid_channels=512, out_channels=512, with_avg_pool=False,
-                       with_last_bn=False, norm_cfg=dict(type='SyncBN')),
+                       with_last_bn=False, norm_cfg=dict(type='BN1d')),
         predictor=dict(type='NonLinearNeck', in_channels=512, hid_channels=256, out_channels=512, with_avg_pool=False,
-                       with_last_bn=False, norm_cfg=dict(type='SyncBN')),
+                       with_last_bn=False, norm_cfg=dict(type='BN1d')),
         proj_channels=512,
     ))
 

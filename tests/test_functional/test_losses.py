@@ -455,7 +455,7 @@ def test_a_mirror_image_is_a_trap_in_exactly_k_minus_one_dimensions():
 
 @pytest.mark.parametrize('num_classes, dim', [(6, 2), (10, 4), (12, 8)])
 def test_lower_bound_in_too_few_dimensions(num_classes, dim):
-    """No Gram matrix of rank d comes nearer to the ETF's of rank K-1 than a tight frame, whose d eigenvalues are K/d."""
+    """No Gram matrix of rank d comes nearer to the ETF's of rank K-1 than a tight frame, with d eigenvalues K/d."""
     rank_bound = (num_classes - 1 - dim) * (num_classes / (num_classes - 1))**2 / num_classes**2
     squares = num_classes**2 * (num_classes - 1 - dim) / (dim * (num_classes - 1))
     bound = squares / (num_classes * (num_classes - 1))  # mean over the pairs; the diagonal is exact

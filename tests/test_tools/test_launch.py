@@ -12,7 +12,7 @@ TINY = ROOT / 'tests' / 'data' / 'tiny_digits.py'
 
 
 def environment(**kwargs):
-    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable, **kwargs)
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **kwargs}
     for name in ('NNODES', 'NODE_RANK', 'MASTER_ADDR', 'PORT', 'LOCAL_RANK'):
         if name not in kwargs:
             env.pop(name, None)

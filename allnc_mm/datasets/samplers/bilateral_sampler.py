@@ -41,6 +41,8 @@ class BilateralSampler(Sampler):
             the labels by ``get_gt_labels()`` (mmpretrain), or else by ``get_data_info(i)['gt_label']`` of every sample.
         batch_size (int): B, the size of each half; mmengine passes it.
         q (float): Exponent: 1 natural, 0.5 square root, 0 class-balanced, -1 reversed. Defaults to 0.0.
+        progressive (bool): Move the exponent from 1 to q as eta goes from 1 to 0, epoch by epoch: it is
+            q + (1 - q) eta. ``GBBNHook`` sets eta. Defaults to False: q throughout.
         seed (int, optional): Seed of the stream, the same on all ranks. Defaults to None: that of the wrapped sampler,
             or a common random one where it has none.
         drop_last (bool): Whether to drop a last, smaller batch. Otherwise its re-balanced half is as small as its
@@ -48,7 +50,7 @@ class BilateralSampler(Sampler):
 
     Attributes:
         num_per_class (np.ndarray): (K,) class counts of the labels.
-        prior (np.ndarray): (K,) float64, the class distribution of the re-balanced half.
+        prior (np.ndarray): (K,) float64, the class distribution of the re-balanced half (of this epoch).
 
     Raises:
         ValueError: if q is not finite, batch_size is below 1, a class has no images and q <= 0, or a label is out of
@@ -60,6 +62,7 @@ class BilateralSampler(Sampler):
                  sampler,
                  batch_size: int,
                  q: float = 0.0,
+                 progressive: bool = False,
                  seed: int | None = None,
                  drop_last: bool = False) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -67,6 +70,7 @@ class BilateralSampler(Sampler):
         self.sampler = sampler
         self.batch_size = batch_size
         self.q = q
+        self.progressive = progressive
         self.drop_last = drop_last
         if seed is None:
             seed = getattr(sampler, 'seed', None)
@@ -75,9 +79,15 @@ class BilateralSampler(Sampler):
 
         labels, num_classes = self._read_labels(sampler.dataset)
         self.num_per_class = np.bincount(labels, minlength=num_classes)
-        self.prior = sampling_distribution(self.num_per_class, q)
+        sampling_distribution(self.num_per_class, q)  # refuses a q that does not fit the data, before training
+        self.set_eta(1.0)
         self._members = np.argsort(labels, kind='stable')  # positions in the data set, class by class
         self._first = np.cumsum(self.num_per_class) - self.num_per_class  # where each class starts in them
+
+    def set_eta(self, eta: float) -> None:
+        """Set the state of the progressive exponent for the epochs to come; without effect otherwise."""
+        exponent = self.q + (1 - self.q) * eta if self.progressive else self.q
+        self.prior = sampling_distribution(self.num_per_class, exponent)
 
     @staticmethod
     def _read_labels(dataset) -> tuple[np.ndarray, int]:

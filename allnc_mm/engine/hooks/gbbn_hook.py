@@ -2,6 +2,7 @@ from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
 
 from ...datasets.samplers import BilateralSampler
 from ...functional.schedules import gbbn_eta
@@ -31,6 +32,7 @@ class GBBNHook(Hook):
         gbbn_eta(0.0, gamma)  # refuses a bad gamma when the config is read
         self.gamma = gamma
         self.targets: Optional[list] = None
+        self.sampler: Optional[BilateralSampler] = None
 
     def before_train(self, runner) -> None:
         """Check the parts against each other and set the priors of the losses."""
@@ -47,8 +49,22 @@ class GBBNHook(Hook):
         if given and not needed:
             raise ValueError(f'BilateralSampler yields [natural | re-balanced] batches, but {type(model).__name__} would '
                              "take them as one; set model.type='AllNC' or remove the batch_sampler.")
+        if given and sampler.progressive and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError('BilateralSampler(progressive=True) changes from epoch to epoch, but the training counts '
+                             'iterations; set progressive=False or train_cfg.by_epoch=True.')
+        self.sampler = sampler if given else None
+        self._set_priors(model)
+
+    def _set_priors(self, model) -> None:
         if hasattr(model, 'set_sampling_priors'):
-            model.set_sampling_priors(sampler.num_per_class / sampler.num_per_class.sum(), sampler.prior)
+            natural = self.sampler.num_per_class / self.sampler.num_per_class.sum()
+            model.set_sampling_priors(natural, self.sampler.prior)
+
+    def before_train_epoch(self, runner) -> None:
+        """Move a progressive sampler on, and the priors of the losses with it."""
+        if self.sampler is not None and self.sampler.progressive:
+            self.sampler.set_eta(gbbn_eta(runner.epoch / runner.max_epochs, self.gamma))
+            self._set_priors(runner.model.module if is_model_wrapper(runner.model) else runner.model)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set eta."""

@@ -4,7 +4,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ...distributed import gather_views
-from ...functional.losses import hycon_loss
+from ...functional.losses import check_positives, hycon_loss
 from ...registry import MODELS
 
 
@@ -34,6 +34,7 @@ class HyConLoss(BaseModule):
         super().__init__()
         if not temperature > 0:
             raise ValueError(f'Expected `temperature` to be positive, but got {temperature}; 0.1 is usual.')
+        check_positives(positives, negatives)
         self.settings = dict(positives=tuple(positives), negatives=negatives, temperature=temperature,
                              class_balanced=class_balanced, stop_gradient=stop_gradient)
         self.loss_weight = loss_weight

@@ -22,14 +22,14 @@ class MultiViewDataPreprocessor(ClsDataPreprocessor):
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Normalise and join; ``inputs`` is (N, C, H, W), a list of N images, or a list of views of either."""
+        """Normalise and join; ``inputs`` is (N, C, H, W), a list of N images, or a list of V views of either kind."""
         inputs = data['inputs']
         if isinstance(inputs, (list, tuple)) and isinstance(inputs[0], torch.Tensor) and inputs[0].ndim == 4:
             data = dict(data, inputs=torch.cat(list(inputs)),  # default_collate: a list of stacked views
                         data_samples=self._repeat(data.get('data_samples'), len(inputs)))
         elif isinstance(inputs, (list, tuple)) and isinstance(inputs[0], (list, tuple)):
-            data = dict(data, inputs=[view for views in zip(*inputs) for view in views],
-                        data_samples=self._repeat(data.get('data_samples'), len(inputs[0])))  # pseudo_collate
+            data = dict(data, inputs=[image for view in inputs for image in view],  # pseudo_collate: a list of V lists
+                        data_samples=self._repeat(data.get('data_samples'), len(inputs)))
         data = super().forward(data, training)
         data['inputs'] = data['inputs'].to(memory_format=self.memory_format)
         return data

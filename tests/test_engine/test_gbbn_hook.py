@@ -1,0 +1,141 @@
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from allnc_mm.functional import gbbn_eta, sampling_distribution
+
+COUNTS = [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]  # of DigitsLT: 276 images, 3 iterations of 128 an epoch
+
+PLAIN = {'model.type': 'ImageClassifier', 'model.data_preprocessor': dict(type='ClsDataPreprocessor')}
+
+
+@HOOKS.register_module()
+class RecordEta(Hook):
+    """Keeps iteration, eta of the head and logged eta of the run under way."""
+    priority = 'LOWEST'
+    seen = []
+
+    def before_train(self, runner):
+        self.seen.clear()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.seen.append((runner.iter, runner.model.head.eta.item(), outputs['eta'].item()))
+
+
+def runner(work_dir, name, epochs=4, **changes):
+    cfg = Config(dict(
+        default_scope='mmpretrain',
+        experiment_name=name,
+        work_dir=str(work_dir),
+        model=dict(
+            type='AllNC',
+            backbone=dict(type='ResNetCIFAR6n2', depth=20, base_channels=4),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='AllNCHead', num_classes=10, in_channels=16)),
+        train_dataloader=dict(
+            batch_size=128,
+            num_workers=0,
+            dataset=dict(type='DigitsLT', size=8, pipeline=[dict(type='PackInputs')]),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            batch_sampler=dict(type='BilateralSampler', q=0.5),
+            collate_fn=dict(type='default_collate')),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_hooks=dict(counts=dict(type='ClassCountsHook'), gbbn=dict(type='GBBNHook', gamma=2.0)),
+        custom_hooks=[dict(type='RecordEta')],
+        randomness=dict(seed=0),
+        log_level='ERROR'))
+    cfg.merge_from_dict(changes)
+    return Runner.from_cfg(cfg)
+
+
+def test_eta_follows_the_iterations_and_is_logged(tmp_path):
+    runner(tmp_path, 'gbbn').train()
+    assert [i for i, *_ in RecordEta.seen] == list(range(12))
+    for i, eta, logged in RecordEta.seen:
+        assert eta == pytest.approx(gbbn_eta(i / 12, 2.0), abs=1e-6) == logged
+    assert RecordEta.seen[0][1] == 1.0 and RecordEta.seen[-1][1] < 0.2
+
+
+def test_gamma(tmp_path):
+    runner(tmp_path, 'gamma', **{'default_hooks.gbbn.gamma': 0.5, 'train_cfg.max_epochs': 1}).train()
+    assert [eta for _, eta, _ in RecordEta.seen] == pytest.approx([gbbn_eta(i / 3, 0.5) for i in range(3)], abs=1e-6)
+
+
+def test_iteration_based_loop(tmp_path):
+    changes = {'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=5),
+               'train_dataloader.sampler': dict(type='InfiniteSampler', shuffle=True)}
+    runner(tmp_path, 'iterations', **changes).train()
+    assert [eta for _, eta, _ in RecordEta.seen] == pytest.approx([gbbn_eta(i / 5) for i in range(5)], abs=1e-6)
+
+
+def test_a_resumed_run_sees_the_same_eta(tmp_path):
+    runner(tmp_path, 'uncut').train()
+    uncut = list(RecordEta.seen)
+    assert (tmp_path / 'epoch_2.pth').is_file()
+    resumed = runner(tmp_path, 'resumed', resume=True, load_from=str(tmp_path / 'epoch_2.pth'))
+    resumed.train()
+    assert RecordEta.seen == uncut[6:]
+    assert torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 6
+
+
+@pytest.mark.parametrize('mixture', [None, dict(type='MixtureViews', methods=['mixup'])])
+def test_priors_are_those_of_the_two_halves(tmp_path, mixture):
+    run = runner(tmp_path, f'priors-{mixture is None}', **{
+        'train_cfg.max_epochs': 1, 'model.mixture': mixture,
+        'model.head.loss_uniform': dict(type='LogitAdjustedLoss', tau=1.0)})
+    run.train()
+    natural = torch.tensor(COUNTS) / sum(COUNTS)
+    partner = torch.tensor(sampling_distribution(COUNTS, 0.5)).float()
+    if mixture is not None:
+        natural = partner = (natural + partner) / 2
+    head = run.model.head
+    torch.testing.assert_close(head.loss_uniform.log_prior, natural.log())
+    torch.testing.assert_close(head.loss_module.log_prior, partner.log())
+
+
+def test_a_head_inside_a_plain_classifier(tmp_path):
+    """One uniform batch serves both branches; the prior is that of the training set."""
+    run = runner(tmp_path, 'plain', **{
+        'train_cfg.max_epochs': 1, 'train_dataloader.batch_sampler': None, **PLAIN})
+    run.train()
+    assert [eta for _, eta, _ in RecordEta.seen] == pytest.approx([gbbn_eta(i / 3) for i in range(3)], abs=1e-6)
+    torch.testing.assert_close(run.model.head.loss_module.log_prior, (torch.tensor(COUNTS) / sum(COUNTS)).log())
+
+
+STOCK = dict(type='LinearClsHead', num_classes=10, in_channels=16, _delete_=True)
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'train_dataloader.batch_sampler': None},
+     "AllNC trains on bilateral batches, but train_dataloader.batch_sampler is BatchSampler; set batch_sampler=dict"),
+    (PLAIN,
+     r"yields \[natural . re-balanced\] batches, but ImageClassifier.*set model.type='AllNC' or remove"),
+    (dict(PLAIN, **{'model.head': STOCK}),
+     'found no module with `set_eta` in ImageClassifier; use AllNCHead'),
+    ({'model.head.num_classes': 12}, 'head.num_classes is 12, but the training data set has 10 classes; set head'),
+    ({'model.head.loss_rebalanced': dict(type='LogitAdjustedLoss', num_per_class=[1] * 10)},
+     '`num_per_class` of LogitAdjustedLoss is .*remove it from the config'),
+    ({'default_hooks.gbbn.gamma': 0.0}, 'Expected `gamma` to be positive'),
+])
+def test_what_does_not_fit_stops_before_the_first_iteration(tmp_path, changes, message):
+    RecordEta.seen.clear()
+    with pytest.raises(ValueError, match=message):
+        runner(tmp_path, f'refused-{abs(hash(message))}', **changes).train()
+    assert not RecordEta.seen
+
+
+def test_a_data_set_without_counts(tmp_path):
+    run = runner(tmp_path, 'countless')
+    dataset = run.build_dataloader(run._train_dataloader).dataset
+    loader = dict(copy.copy(run._train_dataloader), dataset=dataset)
+    dataset.full_init()
+    dataset._metainfo.pop('num_per_class')
+    run._train_dataloader = loader
+    with pytest.raises(ValueError, match=r"DigitsLT has no metainfo\['num_per_class'\]; use one of.*metainfo=dict"):
+        run.train()
