@@ -13,7 +13,7 @@ from allnc_mm.registry import MODELS
 
 K, DIM, RANKS = 5, 6, 2
 COUNTS = [50, 20, 10, 4, 2]
-# [natural | re-balanced]; each rank has half of each. Class 4 is on the second rank only, class 2 on none.
+# [natural | re-balanced]; each rank has half of each. Class 0 is on the first rank only, 4 on the second, 2 on none.
 LABELS = torch.tensor([0, 0, 1, 4, 3, 1, 4, 3])
 PARTS = [[0, 1, 4, 5], [2, 3, 6, 7]]
 STEPS = 3
@@ -22,7 +22,8 @@ HYCON, P2P = dict(type='HyConLoss'), dict(type='P2PLoss')
 CONTRAST = dict(HYCON, negatives=True, positives=['view', 'class', 'mean'])
 
 
-class Projector(nn.Sequential):
+@MODELS.register_module()
+class PlainProjector(nn.Sequential):
     """Linear layers without batch statistics."""
 
     def __init__(self):
@@ -60,7 +61,7 @@ SCENARIOS = {
 def build(head, **kwargs):
     torch.manual_seed(0)
     projector = head.get('projector')
-    head = dict(head, projector=Projector(), proj_channels=4) if projector else head
+    head = dict(head, projector=dict(type='PlainProjector'), proj_channels=4) if projector else head
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(dict(
             type='AllNC', backbone=Trunk(), head=dict(dict(type='AllNCHead', num_classes=K, in_channels=DIM), **head),

@@ -81,7 +81,34 @@ def test_a_resumed_run_sees_the_same_eta(tmp_path):
     resumed = runner(tmp_path, 'resumed', resume=True, load_from=str(tmp_path / 'epoch_2.pth'))
     resumed.train()
     assert RecordEta.seen == uncut[6:]
-    assert torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['meta']['iter'] == 6
+
+
+class RecordPriors(RecordEta):
+    """Keeps the priors of both losses and of the sampler."""
+    seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        head = runner.model.head
+        self.seen.append((head.loss_uniform.log_prior.exp(), head.loss_module.log_prior.exp(),
+                          torch.tensor(runner.train_dataloader.batch_sampler.prior).float()))
+
+
+def test_a_progressive_sampler_takes_the_priors_with_it(tmp_path):
+    changes = {'train_dataloader.batch_sampler': dict(type='BilateralSampler', q=0.0, progressive=True),
+               'model.head.loss_uniform': dict(type='LogitAdjustedLoss', tau=1.0)}
+    run = runner(tmp_path, 'progressive', **changes)
+    run.register_hook(RecordPriors())
+    run.train()
+    assert len(RecordPriors.seen) == 12
+    natural = torch.tensor(COUNTS) / sum(COUNTS)
+    for i, (uniform, rebalanced, sampler) in enumerate(RecordPriors.seen):
+        eta = gbbn_eta(i // 3 / 4)
+        torch.testing.assert_close(sampler, torch.tensor(sampling_distribution(COUNTS, eta)).float())
+        torch.testing.assert_close(rebalanced, sampler)
+        torch.testing.assert_close(uniform, natural)
+    changes.update(train_cfg=dict(_delete_=True, by_epoch=False, max_iters=5))
+    with pytest.raises(ValueError, match='progressive=True.* changes from epoch to epoch.*by_epoch=True'):
+        runner(tmp_path, 'progressive-iterations', **changes).train()
 
 
 @pytest.mark.parametrize('mixture', [None, dict(type='MixtureViews', methods=['mixup'])])

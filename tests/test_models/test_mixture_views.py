@@ -121,7 +121,7 @@ def test_channels_last_goes_through():
 
 
 @pytest.mark.parametrize('settings, message', [
-    (dict(alpha=0), 'Expected `alpha` to be positive, but got 0; 1 is uniform, remove `mixture`'),
+    (dict(alpha=0), 'Expected `alpha` to be positive, but got 0; 1 is uniform; remove `mixture`'),
     (dict(alpha=float('nan')), 'Expected `alpha`'),
     (dict(methods=[]), "Expected `methods` among 'mixup' and 'cutmix'"),
     (dict(methods=['mixup', 'cutout']), "Expected `methods` among.*cutout"),

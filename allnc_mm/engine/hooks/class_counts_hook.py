@@ -1,4 +1,3 @@
-from typing import List
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -6,7 +5,7 @@ from mmengine.model import is_model_wrapper
 from ...registry import HOOKS
 
 
-def num_per_class(runner) -> List[int]:
+def num_per_class(runner) -> list[int]:
     """Training images per class, from their one owner: the training data set's metainfo.
 
     Raises:
@@ -36,8 +35,8 @@ class ClassCountsHook(Hook):
         for name, module in model.named_modules():
             classes = getattr(module, 'num_classes', None)
             if name.endswith('head') and isinstance(classes, int) and classes != len(counts):
-                raise ValueError(f'{name}.num_classes is {classes}, but the training data set has {len(counts)} classes; '
-                                 f'set {name}.num_classes={len(counts)}.')
+                raise ValueError(f'{name}.num_classes is {classes}, but the training data set has {len(counts)} classes'
+                                 f'; set {name}.num_classes={len(counts)}.')
         for module in model.modules():
             if hasattr(module, 'set_class_counts'):
                 module.set_class_counts(counts)

@@ -1,4 +1,3 @@
-from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -18,9 +17,9 @@ class GBBNHook(Hook):
     .. math::
         \eta = 1 - \mathrm{progress}^\gamma
 
-    with progress the share of the iterations that is done; as it follows from the iteration alone, a resumed run sees the
-    eta of an uncut one. Before training it checks that batch sampler, classifier and heads agree, and tells the losses
-    which label distribution the sampler leaves, so that sampler and loss do not both remove the whole prior.
+    with progress the share of the iterations that is done; as it follows from the iteration alone, a resumed run sees
+    the eta of an uncut one. Before training it checks that batch sampler, classifier and heads agree, and tells the
+    losses which label distribution the sampler leaves, so that sampler and loss do not both remove the whole prior.
 
     Args:
         gamma (float): Positive exponent. Defaults to 2, the parabola of BBN.
@@ -31,8 +30,8 @@ class GBBNHook(Hook):
     def __init__(self, gamma: float = 2.0) -> None:
         gbbn_eta(0.0, gamma)  # refuses a bad gamma when the config is read
         self.gamma = gamma
-        self.targets: Optional[list] = None
-        self.sampler: Optional[BilateralSampler] = None
+        self.targets: list | None = None
+        self.sampler: BilateralSampler | None = None
 
     def before_train(self, runner) -> None:
         """Check the parts against each other and set the priors of the losses."""
@@ -44,11 +43,11 @@ class GBBNHook(Hook):
         sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
         given, needed = isinstance(sampler, BilateralSampler), getattr(model, 'bilateral', False)
         if needed and not given:
-            raise ValueError(f'{type(model).__name__} trains on bilateral batches, but train_dataloader.batch_sampler is '
-                             f"{type(sampler).__name__}; set batch_sampler=dict(type='BilateralSampler', q=...).")
+            raise ValueError(f'{type(model).__name__} trains on bilateral batches, but train_dataloader.batch_sampler '
+                             f"is {type(sampler).__name__}; set batch_sampler=dict(type='BilateralSampler', q=...).")
         if given and not needed:
-            raise ValueError(f'BilateralSampler yields [natural | re-balanced] batches, but {type(model).__name__} would '
-                             "take them as one; set model.type='AllNC' or remove the batch_sampler.")
+            raise ValueError(f'BilateralSampler yields [natural | re-balanced] batches, but {type(model).__name__} '
+                             "would take them as one; set model.type='AllNC' or remove the batch_sampler.")
         if given and sampler.progressive and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ValueError('BilateralSampler(progressive=True) changes from epoch to epoch, but the training counts '
                              'iterations; set progressive=False or train_cfg.by_epoch=True.')

@@ -1,4 +1,4 @@
-from typing import Dict, List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
@@ -31,18 +31,18 @@ class AllNC(ImageClassifier):
 
     def __init__(self,
                  *args,
-                 mixture: Optional[dict] = None,
+                 mixture: dict | None = None,
                  num_views: int = 1,
                  clean_means: bool = False,
-                 data_preprocessor: Optional[dict] = None,
+                 data_preprocessor: dict | None = None,
                  **kwargs) -> None:
         data_preprocessor = dict(dict(type='MultiViewDataPreprocessor'), **(data_preprocessor or {}))
         super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
         if num_views < 1:
             raise ValueError(f'Expected `num_views` >= 1, but got {num_views}.')
         if getattr(self.data_preprocessor, 'batch_augments', None) is not None:
-            raise ValueError('Batch augmentations (`train_cfg.augments` or `data_preprocessor.batch_augments`) would mix '
-                             "the two branches of AllNC; remove them, and set mixture=dict(type='MixtureViews').")
+            raise ValueError('Batch augmentations (`train_cfg.augments` or `data_preprocessor.batch_augments`) would '
+                             "mix the two branches of AllNC; remove them, and set mixture=dict(type='MixtureViews').")
         if clean_means and mixture is None:
             raise ValueError('`clean_means` needs `mixture`: without it all samples are clean.')
         self.mixture = None if mixture is None else MODELS.build(dict(dict(type='MixtureViews'), **mixture))
@@ -64,12 +64,12 @@ class AllNC(ImageClassifier):
             if hasattr(loss, 'set_prior'):
                 loss.set_prior(prior)
 
-    def loss(self, inputs: Tensor, data_samples: List[DataSample]) -> Dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a batch of V*2B view-major rows."""
         if len(inputs) % (2 * self.num_views):
-            raise ValueError(f'Expected batches of num_views={self.num_views} views of [B natural | B re-balanced] images, '
-                             f'but got {len(inputs)} images; use BilateralSampler as batch_sampler, and MultiView with '
-                             'num_views views in the pipeline.')
+            raise ValueError(f'Expected batches of num_views={self.num_views} views of [B natural | B re-balanced] '
+                             f'images, but got {len(inputs)} images; use BilateralSampler as batch_sampler, and '
+                             'MultiView with num_views views in the pipeline.')
         if self.mixture is None:
             return self.head.loss(self.extract_feat(inputs), data_samples, num_views=self.num_views, bilateral=True)
 

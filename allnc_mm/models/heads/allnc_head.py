@@ -1,4 +1,3 @@
-from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn as nn
@@ -33,12 +32,13 @@ class AllNCHead(ClsHead):
         loss_uniform (dict): Classification loss of branch 1. Defaults to plain cross-entropy.
         loss_rebalanced (dict): Classification loss of branch 2. Defaults to logit adjustment with tau = 1.
         share_classifier (bool): One classifier for both branches, or one each. Defaults to True.
-        predict_head (str): Which classifier predicts when there are two: 'rebalanced', 'mean' (of the two linear maps) or
-            'uniform'. Defaults to 'rebalanced'.
+        predict_head (str): Which classifier predicts when there are two: 'rebalanced', 'mean' (of the two linear maps)
+            or 'uniform'. Defaults to 'rebalanced'.
         hycon (dict, optional): ``HyConLoss``. Defaults to None, left out.
-        p2p (dict, optional): ``P2PLoss``, on the neck's output and the predicting branch's classifier. Defaults to None.
-        projector (dict, optional): Neck z -> g of HyCon, for example mmpretrain's ``NonLinearNeck``; HyCon's class means
-            are those of g. Defaults to None, g = z.
+        p2p (dict, optional): ``P2PLoss``, on the neck's output and the predicting branch's classifier. Defaults to
+            None.
+        projector (dict, optional): Neck z -> g of HyCon, for example mmpretrain's ``NonLinearNeck``; HyCon's class
+            means are those of g. Defaults to None, g = z.
         predictor (dict, optional): Neck g -> p of HyCon. Defaults to None, p = g.
         proj_channels (int, optional): Dimension of g; needed with a projector. Defaults to None.
         momentum (float): Of the moving average of the class means; 0 takes them from the batch. Defaults to 0.9.
@@ -48,17 +48,17 @@ class AllNCHead(ClsHead):
     def __init__(self,
                  num_classes: int,
                  in_channels: int,
-                 loss_uniform: dict = dict(type='LogitAdjustedLoss', tau=0.0),
-                 loss_rebalanced: dict = dict(type='LogitAdjustedLoss', tau=1.0),
+                 loss_uniform: dict = dict(type='LogitAdjustedLoss', tau=0.0),  # noqa: B006
+                 loss_rebalanced: dict = dict(type='LogitAdjustedLoss', tau=1.0),  # noqa: B006
                  share_classifier: bool = True,
                  predict_head: str = 'rebalanced',
-                 hycon: Optional[dict] = None,
-                 p2p: Optional[dict] = None,
-                 projector: Optional[dict] = None,
-                 predictor: Optional[dict] = None,
-                 proj_channels: Optional[int] = None,
+                 hycon: dict | None = None,
+                 p2p: dict | None = None,
+                 projector: dict | None = None,
+                 predictor: dict | None = None,
+                 proj_channels: int | None = None,
                  momentum: float = 0.9,
-                 init_cfg: Optional[dict] = dict(type='Normal', layer='Linear', std=0.01),
+                 init_cfg: dict | None = dict(type='Normal', layer='Linear', std=0.01),  # noqa: B006
                  **kwargs) -> None:
         super().__init__(loss=loss_rebalanced, init_cfg=init_cfg, **kwargs)
         if num_classes < 2:
@@ -73,8 +73,8 @@ class AllNCHead(ClsHead):
         if hycon is None and (projector is not None or predictor is not None):
             raise ValueError('`projector` and `predictor` serve HyCon alone: give `hycon` or remove them.')
         if p2p is not None and p2p.get('target', 'etf') == 'etf' and num_classes > in_channels + 1:
-            raise ValueError(f'A simplex ETF of K={num_classes} classes needs d >= {num_classes - 1}, but in_channels is '
-                             f"{in_channels}; set p2p.target='hinge' or widen the neck.")
+            raise ValueError(f'A simplex ETF of K={num_classes} classes needs d >= {num_classes - 1}, but in_channels '
+                             f"is {in_channels}; set p2p.target='hinge' or widen the neck.")
         self.num_classes, self.in_channels = num_classes, in_channels
         self.predict_head = predict_head
         self.loss_uniform = MODELS.build(loss_uniform)
@@ -88,14 +88,14 @@ class AllNCHead(ClsHead):
             self.hycon_means = ClassMeans(num_classes, proj_channels or in_channels, momentum)
         if self.p2p is not None and self.p2p.needs_means:
             self.p2p_means = ClassMeans(num_classes, in_channels, momentum)
-        # Follows from the progress of the run, so it is not saved; a tensor, so that a compiled step does not recompile.
+        # It follows from the progress, so it is not saved; a tensor, so that a compiled step does not recompile.
         self.register_buffer('eta', torch.ones(()), persistent=False)
 
     def set_eta(self, eta: float) -> None:
         """Set the weight of the uniform branch; called by :class:`GBBNHook` before each iteration."""
         self.eta.fill_(eta)
 
-    def predict_map(self) -> Tuple[Tensor, Tensor]:
+    def predict_map(self) -> tuple[Tensor, Tensor]:
         """Weight (K, d) and bias (K,) of the one linear map that predicts."""
         if self.predict_head == 'rebalanced':
             return self.fc.weight, self.fc.bias
@@ -108,18 +108,18 @@ class AllNCHead(ClsHead):
         """Classifier vectors that predict, shape (K, d)."""
         return self.predict_map()[0]
 
-    def forward(self, feats: Tuple[Tensor]) -> Tensor:
+    def forward(self, feats: tuple[Tensor]) -> Tensor:
         """Logits (N, K) of the neck's output."""
         return nn.functional.linear(self.pre_logits(feats), *self.predict_map())
 
     def loss(self,
-             feats: Tuple[Tensor],
-             data_samples: List[DataSample],
+             feats: tuple[Tensor],
+             data_samples: list[DataSample],
              num_views: int = 1,
              bilateral: bool = False,
-             soft_labels: Optional[Tensor] = None,
-             clean: Optional[Tuple[Tensor, Tensor]] = None,
-             **kwargs) -> Dict[str, Tensor]:
+             soft_labels: Tensor | None = None,
+             clean: tuple[Tensor, Tensor] | None = None,
+             **kwargs) -> dict[str, Tensor]:
         """Named losses of a view-major batch.
 
         Args:
@@ -155,7 +155,7 @@ class AllNCHead(ClsHead):
                 losses['cos_mean_w'], losses['std_cos_w'] = cosine_moments(self.classifier_weight)
         return losses
 
-    def _classification(self, z: Tensor, labels: Tensor, num_views: int, bilateral: bool) -> Dict[str, Tensor]:
+    def _classification(self, z: Tensor, labels: Tensor, num_views: int, bilateral: bool) -> dict[str, Tensor]:
         if bilateral:
             (z_1, z_2), (y_1, y_2) = (x.unflatten(0, (num_views, 2, -1)).unbind(1) for x in (z, labels))
             (z_1, y_1), (z_2, y_2) = ((a.flatten(0, 1), b.flatten(0, 1)) for a, b in ((z_1, y_1), (z_2, y_2)))
@@ -176,7 +176,7 @@ class AllNCHead(ClsHead):
             means, present = self.hycon_means(gather_views(directions, num_views), gather_views(labels, num_views))
         return self.hycon(p, g, labels, means, present, num_classes=self.num_classes, num_views=num_views)
 
-    def _p2p(self, z: Tensor, labels: Tensor, losses: Dict[str, Tensor]) -> Tensor:
+    def _p2p(self, z: Tensor, labels: Tensor, losses: dict[str, Tensor]) -> Tensor:
         means = present = None
         if self.p2p.needs_means:
             means, present = self.p2p_means(gather_views(z, 1), gather_views(labels, 1))

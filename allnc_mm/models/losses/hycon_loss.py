@@ -1,4 +1,4 @@
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -43,9 +43,9 @@ class HyConLoss(BaseModule):
                 pred: Tensor,
                 target: Tensor,
                 labels: Tensor,
-                prototypes: Optional[Tensor] = None,
-                present: Optional[Tensor] = None,
-                num_classes: Optional[int] = None,
+                prototypes: Tensor | None = None,
+                present: Tensor | None = None,
+                num_classes: int | None = None,
                 num_views: int = 1) -> Tensor:
         """Loss of this rank's view-major rows within the batch of all ranks.
 

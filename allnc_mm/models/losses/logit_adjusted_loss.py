@@ -1,4 +1,4 @@
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -29,7 +29,7 @@ class LogitAdjustedLoss(BaseModule):
 
     def __init__(self,
                  tau: float = 1.0,
-                 num_per_class: Optional[Sequence[int]] = None,
+                 num_per_class: Sequence[int] | None = None,
                  reduction: str = 'mean',
                  loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -62,9 +62,9 @@ class LogitAdjustedLoss(BaseModule):
     def forward(self,
                 cls_score: Tensor,
                 label: Tensor,
-                weight: Optional[Tensor] = None,
-                avg_factor: Optional[int] = None,
-                reduction_override: Optional[str] = None) -> Tensor:
+                weight: Tensor | None = None,
+                avg_factor: int | None = None,
+                reduction_override: str | None = None) -> Tensor:
         """Loss of logits (N, K) against integer labels (N,) or soft labels (N, K); ``weight`` is (N,)."""
         if self.log_prior is None:
             if self.tau:

@@ -1,4 +1,3 @@
-from typing import Dict, Optional
 
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -45,7 +44,7 @@ class P2PLoss(BaseModule):
         """Whether any active term reads the class means."""
         return bool(self.weights['means'] or self.weights['cross'])
 
-    def forward(self, means: Optional[Tensor], weight: Tensor, present: Optional[Tensor] = None) -> Tensor:
+    def forward(self, means: Tensor | None, weight: Tensor, present: Tensor | None = None) -> Tensor:
         """Weighted sum of the active terms.
 
         Args:
@@ -53,7 +52,7 @@ class P2PLoss(BaseModule):
             weight (Tensor): (K, d) classifier vectors.
             present (Tensor, optional): bool (K,), which means exist.
         """
-        terms: Dict[str, Tensor] = p2p_terms(means, weight, present=present, target=self.target,
+        terms: dict[str, Tensor] = p2p_terms(means, weight, present=present, target=self.target,
                                              terms=[k for k, v in self.weights.items() if v])
         total = weight.sum() * 0.0 if not terms else sum(self.weights[k] * v for k, v in terms.items())
         return self.loss_weight * total

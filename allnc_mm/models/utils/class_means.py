@@ -1,4 +1,3 @@
-from typing import Tuple
 
 import torch
 from mmengine.model import BaseModule
@@ -28,7 +27,7 @@ class ClassMeans(BaseModule):
             self.register_buffer('sums', torch.zeros(num_classes, dim))
             self.register_buffer('counts', torch.zeros(num_classes))
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Take in one whole batch (all ranks).
 
         Args:

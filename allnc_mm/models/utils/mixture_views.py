@@ -1,5 +1,5 @@
 import math
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ class MixtureViews(BaseModule):
     def __init__(self, alpha: float = 1.0, methods: Sequence[str] = ('mixup', 'cutmix')) -> None:
         super().__init__()
         if not alpha > 0:
-            raise ValueError(f'Expected `alpha` to be positive, but got {alpha}; 1 is uniform, remove `mixture` for none.')
+            raise ValueError(f'Expected `alpha` to be positive, but got {alpha}; 1 is uniform; remove `mixture` for '
+                             'none.')
         if not methods or set(methods) - {'mixup', 'cutmix'}:
             raise ValueError(f"Expected `methods` among 'mixup' and 'cutmix', but got {methods}.")
         self.alpha, self.methods = alpha, tuple(methods)
@@ -47,7 +48,7 @@ class MixtureViews(BaseModule):
             return cutmix if 'cutmix' in self.methods else 0.5
         return sum(cutmix if method == 'cutmix' else 0.5 for method in self.methods) / len(self.methods)
 
-    def forward(self, inputs: Tensor, labels: Tensor, num_views: int, num_classes: int) -> Tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, labels: Tensor, num_views: int, num_classes: int) -> tuple[Tensor, Tensor]:
         """Mix a bilateral batch.
 
         Args:

@@ -8,12 +8,12 @@ from ...registry import MODELS
 class MultiViewDataPreprocessor(ClsDataPreprocessor):
     """``ClsDataPreprocessor`` for samples with one or several views.
 
-    The views of mmpretrain's ``MultiView`` transform are joined along the batch, view-major: row ``v*N + i`` is view v of
-    sample i, and the data samples repeat accordingly. Any classifier then works on them.
+    The views of mmpretrain's ``MultiView`` transform are joined along the batch, view-major: row ``v*N + i`` is view v
+    of sample i, and the data samples repeat accordingly. Any classifier then works on them.
 
     Args:
-        channels_last (bool): Hand the images on in channels_last memory format, which the convolutions then keep; faster
-            on CPUs and tensor cores. Defaults to False.
+        channels_last (bool): Hand the images on in channels_last memory format, which the convolutions then keep;
+            faster on CPUs and tensor cores. Defaults to False.
         **kwargs: Arguments of ``ClsDataPreprocessor``.
     """
 
