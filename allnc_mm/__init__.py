@@ -15,7 +15,7 @@ except KeyError as error:
         raise
     raise ImportError(f'A component of allnc_mm clashes with one of a library that is loaded already: {error}. '
                       'Remove or rename one of the two.') from error
-from .registry import check_names
+from .registry import check_names  # noqa: E402
 
 check_names()
 

@@ -1,11 +1,10 @@
 """Mini protocol: CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs, last epoch, several seeds.
 
 python benchmarks/mini_protocol.py run [--only NAME ...] [--jobs 2] [--work-dirs DIR]    trains what is not done yet
-python benchmarks/mini_protocol.py table [--split test|val] [--imb-factor 100]          prints the table from the logs
+python benchmarks/mini_protocol.py table [--imb-factor 100]                             prints the table from the logs
 
-A run that was killed resumes from its last checkpoint; a finished one is a line in results/mini_protocol.jsonl, with the
-metrics on the validation and on the test split. Choices are made on the validation split alone. The table is printed
-from that file, so numbers and configs cannot drift.
+A run that was killed resumes from its last checkpoint; a finished one is a line in results/mini_protocol.jsonl. Choices
+are made on the validation split alone. The table is printed from that file, so numbers and configs cannot drift.
 """
 import argparse
 import json
@@ -33,7 +32,8 @@ METHODS = {
     'BBN': (f'bbn/{NAME}.py', {}),
     'AllNC': (f'allnc/{NAME}.py', {}),
 }
-COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier', 'tail_cosine')
+COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier',
+           'tail_cosine')
 LOCK = Lock()
 
 
@@ -76,9 +76,9 @@ def train(job, args):
 def evaluate(work_dir):
     """Metrics of the last checkpoint to evaluation.json.
 
-    'test' are the plain test metrics and the geometry. 'tuned' has, for the running and for re-estimated BatchNorm statistics
-    ('precise': on the training images without mixture, mmpretrain's PreciseBN), the post-hoc shift tau of the logits by the
-    log class prior that is best on the validation split, and the accuracies on both splits with it.
+    'test' are the plain test metrics and the geometry. 'tuned' has, for the running and for re-estimated BatchNorm
+    statistics ('precise': on the training images without mixture, mmpretrain's PreciseBN), the post-hoc shift tau of
+    the logits by the log class prior that is best on the validation split, and the accuracies on both splits with it.
     """
     import allnc_mm  # noqa: F401 isort: skip
     import numpy as np
@@ -135,25 +135,32 @@ def evaluate(work_dir):
 
 
 def table(args):
-    """Mean and standard deviation over seeds, as Markdown."""
+    """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation."""
     import numpy as np
     records = load().values()
-    print(f'CIFAR-10-LT mini protocol, imbalance factor {args.imb_factor}, {args.split} split, last epoch, mean ± standard '
+    rows = {name: [r for r in records if r['name'] == name and r['imb_factor'] == args.imb_factor] for name in METHODS}
+    rows = {name: found for name, found in rows.items() if found}
+
+    def cell(values, digits=1):
+        spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
+        return f'{np.mean(values):.{digits}f}{spread}'
+
+    print(f'CIFAR-10-LT mini protocol, imbalance factor {args.imb_factor}, test split, last epoch, mean ± standard '
           'deviation over seeds\n')
     print('| method | seeds | ' + ' | '.join(COLUMNS) + ' | minutes |')
     print('| --- ' * (len(COLUMNS) + 3) + '|')
-    for name in METHODS:
-        rows = [r for r in records if r['name'] == name and r['imb_factor'] == args.imb_factor]
-        if not rows:
-            continue
-        cells = []
-        for column in COLUMNS:
-            values = np.array([r[args.split][column] for r in rows])
-            digits = 3 if 'cos' in column else 1
-            spread = f' ± {values.std(ddof=1):.{digits}f}' if len(values) > 1 else ''
-            cells.append(f'{values.mean():.{digits}f}{spread}')
-        minutes = np.mean([r['minutes'] for r in rows])
-        print(f'| {name} | {len(rows)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
+    for name, found in rows.items():
+        cells = [cell([r['test'][c] for r in found], 3 if 'cos' in c else 1) for c in COLUMNS]
+        minutes = np.mean([r['minutes'] for r in found])
+        print(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
+    print('\nWith the post-hoc shift tau, and the BatchNorm statistics, that are best on the validation split\n')
+    print('| method | tau | statistics | overall | many | medium | few |')
+    print('| --- ' * 7 + '|')
+    for name, found in rows.items():
+        kind = max(('running', 'precise'), key=lambda k: np.mean([r['tuned'][k]['val']['overall'] for r in found]))
+        best = [r['tuned'][kind] for r in found]
+        cells = [cell([b['test'][group] for b in best]) for group in ('overall', 'many', 'medium', 'few')]
+        print(f'| {name} | {np.mean([b["tau"] for b in best]):.2f} | {kind} | ' + ' | '.join(cells) + ' |')
 
 
 def main():
@@ -167,7 +174,6 @@ def main():
     run.add_argument('--data-root', default='data/cifar10')
     run.add_argument('--work-dirs', default='work_dirs/mini_protocol')
     show = commands.add_parser('table')
-    show.add_argument('--split', choices=('test', 'val'), default='test')
     show.add_argument('--imb-factor', type=int, default=100)
     one = commands.add_parser('evaluate')
     one.add_argument('work_dir')

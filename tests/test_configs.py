@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 
 import allnc_mm  # noqa: F401
+
 from mmpretrain.registry import MODELS  # isort: skip
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -203,7 +203,7 @@ def evaluate_run(work_dir: str,
             the run's config, else 'A'.
         first (Run, optional): A run on the same data, with which this one will be compared.
         progress (rich.progress.Progress, optional): Where to show the progress.
-        cfg_options (dict, optional): Overrides of the run's config, such as ``{'test_dataloader.dataset.split': 'val'}``.
+        cfg_options (dict, optional): Overrides of the run's config, as in ``{'test_dataloader.dataset.split': 'val'}``.
 
     Returns:
         Run: The run.

@@ -1,5 +1,6 @@
 # ImageNet-LT: 115,846 images, 1000 classes, 1280 to 5 per class; choices on val (20 a class), report on test
-# Lists: ImageNet_LT_{train,val,test}.txt of OLTR (arXiv:1904.05160) in data/imagenet; images: train/ and val/ of ILSVRC 2012
+# Lists: ImageNet_LT_{train,val,test}.txt of OLTR (arXiv:1904.05160) in data/imagenet
+# Images: train/ and val/ of ILSVRC 2012 in data/imagenet
 dataset_type, data_root = 'LongTailList', 'data/imagenet'
 dataset = dict(type=dataset_type, data_root=data_root, num_classes=1000, train_ann_file='ImageNet_LT_train.txt')
 data_preprocessor = dict(

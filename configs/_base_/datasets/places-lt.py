@@ -1,5 +1,6 @@
 # Places-LT: 62,500 images, 365 classes, 4980 to 5 per class; choices on val (20 a class), report on test
-# Lists: Places_LT_{train,val,test}.txt of OLTR (arXiv:1904.05160) in data/places; images: data_256/ and val_256/ of Places365
+# Lists: Places_LT_{train,val,test}.txt of OLTR (arXiv:1904.05160) in data/places
+# Images: data_256/ and val_256/ of Places365 in data/places
 dataset_type, data_root = 'LongTailList', 'data/places'
 dataset = dict(type=dataset_type, data_root=data_root, num_classes=365, train_ann_file='Places_LT_train.txt')
 data_preprocessor = dict(
