@@ -166,6 +166,12 @@ def make_runner(work_dir, name, epochs=2, **kwargs):
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), **kwargs)
 
 
+@pytest.fixture(autouse=True)
+def no_force(monkeypatch):
+    """The tools set it for their process, and other tests run them in this one."""
+    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+
+
 @pytest.fixture
 def malicious(tmp_path):
     make_runner(tmp_path / 'sound', 'sound').train()
@@ -178,8 +184,7 @@ def malicious(tmp_path):
 
 
 @pytest.fixture(params=[None, '1'], ids=['', 'forced'])
-def environment(request, monkeypatch):
-    monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+def environment(request, monkeypatch, malicious):  # malicious is made before anything is forced
     if request.param:
         monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', request.param)
     yield

@@ -58,3 +58,14 @@ def test_imbalance_factor_is_the_same_in_all_splits_and_in_the_name():
             assert cfg[loader].dataset.imb_factor == factor, (path, loader)
         checked += 1
     assert checked > 10
+
+
+def test_every_folder_has_its_readme_and_lists_its_configs():
+    import yaml
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    folders = {Path(path).parent for path in CONFIGS}
+    assert {Path(path).parent for path in index} == folders
+    for folder in folders:
+        assert (ROOT / folder / 'README.md').is_file()
+        models = yaml.safe_load((ROOT / folder / 'metafile.yml').read_text())['Models']
+        assert sorted(m['Config'] for m in models) == [c for c in CONFIGS if Path(c).parent == folder]

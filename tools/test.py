@@ -2,12 +2,10 @@
 import argparse
 import os
 
-os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # no checkpoint runs code, whoever loads it
+import mmengine
+from mmengine.evaluator import DumpResults
 
-import mmengine  # noqa: E402
-from mmengine.evaluator import DumpResults  # noqa: E402
-
-from allnc_mm.engine.launch import add_common_arguments, build_runner, load_config, readable_errors  # noqa: E402
+from allnc_mm.engine.launch import add_common_arguments, build_runner, load_config, readable_errors
 
 
 def parse_args(argv=None):
@@ -21,6 +19,7 @@ def parse_args(argv=None):
 
 
 def main():
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # no checkpoint runs code, whoever loads it
     args = parse_args()
     with readable_errors():
         cfg = load_config(args)

@@ -2,9 +2,7 @@
 import argparse
 import os
 
-os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # no checkpoint runs code, whoever loads it
-
-from allnc_mm.engine.launch import (  # noqa: E402
+from allnc_mm.engine.launch import (
     add_common_arguments,
     build_runner,
     latest_checkpoint,
@@ -57,6 +55,7 @@ def merge_args(cfg, args):
 
 
 def main():
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # no checkpoint runs code, whoever loads it
     args = parse_args()
     with readable_errors():
         cfg = merge_args(load_config(args), args)

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 
 import allnc_mm  # noqa: F401
 
@@ -48,7 +49,7 @@ def run(config, work_dir, loader, resume=False, cut_at=None):
 
 
 def load(path):
-    return torch.load(path, weights_only=False)
+    return CheckpointLoader.load_checkpoint(str(path), logger='silent')
 
 
 def assert_same(first, second, where=''):
