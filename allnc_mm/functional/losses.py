@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .geometry import unit_rows
 from .prototypes import full_precision, one_hot
 
 __all__ = ['hycon_loss', 'p2p_loss', 'p2p_terms', 'cosine_moments', 'logit_adjusted_cross_entropy', 'HYCON_POSITIVES',
@@ -100,7 +101,7 @@ def hycon_loss(pred: Tensor,
     if stop_gradient:
         target = target.detach()
         prototypes = None if prototypes is None else prototypes.detach()
-    pred, target = _unit(pred.float())[0], _unit(target.float())[0]
+    pred, target = unit_rows(pred.float()), unit_rows(target.float())
     labels = one_hot(labels, num_classes)
     if 'mean' in positives:
         assert prototypes is not None
@@ -129,7 +130,7 @@ def _attraction(pred, target, labels, prototypes, present, num_views, positives,
         valid = torch.ones_like(valid)
     if 'mean' in positives:
         mixture = labels * present
-        mean = _unit(mixture @ prototypes)[0]
+        mean = unit_rows(mixture @ prototypes)
         value = value - (pred * mean).sum(1)
         valid = valid | (mixture.sum(1) > 0)
     return value, valid
@@ -148,7 +149,7 @@ def _info_nce(pred, target, labels, prototypes, present, num_views, positives, t
         positive = torch.where(sample[:, None] == sample, 1.0, positive)
     positive = positive * key_valid
     if 'mean' in positives:
-        keys = torch.cat([keys, _unit(prototypes)[0]])
+        keys = torch.cat([keys, unit_rows(prototypes)])
         key_labels = torch.cat([key_labels, torch.eye(len(prototypes), device=dev)])
         key_valid = torch.cat([key_valid, present.expand(num, -1)], 1)
         positive = torch.cat([positive, labels * present], 1)
@@ -264,13 +265,6 @@ def p2p_terms(means: Tensor | None,
     return out
 
 
-def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows over their norms, and which rows have a direction; a zero row stays zero, with zero gradient, not 1e12."""
-    square = x.square().sum(1, keepdim=True)
-    valid = square > 1e-24
-    return torch.where(valid, x * torch.where(valid, square, 1.0).rsqrt(), 0.0), valid[:, 0]
-
-
 def _centred_directions(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors from the mean of the present rows (unweighted: a simplex is centred on the mean of means).
 
@@ -280,7 +274,7 @@ def _centred_directions(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     x = torch.where(present[:, None], x.float(), 0.0)
     centred = torch.where(present[:, None], x - x.sum(0) / present.sum().clamp_min(1), 0.0)
     off = centred.detach().abs().amax(1) > 1e-6 * x.detach().abs().amax()
-    return _unit(torch.where(off[:, None], centred, 0.0))
+    return unit_rows(torch.where(off[:, None], centred, 0.0)), off
 
 
 def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], target: str | Tensor,

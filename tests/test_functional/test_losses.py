@@ -221,12 +221,13 @@ def test_nothing_to_attract_is_a_zero_with_zero_gradients(form, rows):
     assert loss.item() == 0 and pred.grad.shape == pred.shape and not pred.grad.any()
 
 
-def test_zero_activations_have_no_direction_and_no_gradient():
+def test_zero_activations_have_no_direction_and_a_bounded_gradient():
     pred = torch.zeros(2, DIM, requires_grad=True)
     for negatives in (False, True):
         loss = hycon_loss(pred, torch.ones(2, DIM), torch.tensor([0, 1]), torch.ones(2, DIM), negatives=negatives)
         loss.backward()
-        assert loss.isfinite() and not pred.grad.any()
+        assert loss.isfinite() and pred.grad.norm() < 2  # dividing by a clamped norm would give 1e12
+        pred.grad = None
 
 
 @pytest.mark.parametrize('form', [dict(), dict(negatives=True, positives=('view', 'class', 'mean'))])

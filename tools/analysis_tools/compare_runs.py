@@ -6,21 +6,14 @@ import argparse
 import ast
 import os
 
-os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # no checkpoint runs code, whoever loads it
+import allnc_mm  # noqa: F401 isort: skip
+import torch
+from mmengine.logging import MMLogger
+from rich.console import Console
+from rich.progress import Progress
 
-import allnc_mm  # noqa: E402, F401 isort: skip
-import torch  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import Progress  # noqa: E402
-
-from allnc_mm.engine.launch import readable_errors  # noqa: E402
-from allnc_mm.visualization.comparison import (  # noqa: E402
-    comparison_table,
-    draw_comparison,
-    evaluate_run,
-    save_json,
-)
+from allnc_mm.engine.launch import readable_errors
+from allnc_mm.visualization.comparison import comparison_table, draw_comparison, evaluate_run, save_json
 
 
 def parse_args(argv=None):
@@ -43,6 +36,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # no checkpoint runs code, whoever loads it
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), 8))  # images of these sizes gain nothing from more
     MMLogger.get_instance('compare_runs', log_level='WARNING')  # the table says it all
