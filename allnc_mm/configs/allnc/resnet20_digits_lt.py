@@ -21,5 +21,5 @@ model['head'] = dict(
     projector=dict(type=NonLinearNeck, in_channels=64, hid_channels=128, out_channels=128, with_avg_pool=False,
                    with_last_bn=False, norm_cfg=dict(type='BN1d')),
     proj_channels=128)
-train_dataloader.update(dict(batch_sampler=dict(type=BilateralSampler, q=1.0)))
+train_dataloader.update(dict(batch_sampler=dict(type=BilateralSampler, q=0.0, progressive=True)))
 default_hooks.update(dict(gbbn=dict(type=GBBNHook, gamma=2.0)))

@@ -1,10 +1,12 @@
-"""Mini protocol: CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs, last epoch, several seeds.
+"""Small protocols that two CPU cores can carry: every method, several seeds, equal image budget, last epoch.
 
-python benchmarks/mini_protocol.py run [--only NAME ...] [--jobs 2] [--work-dirs DIR]    trains what is not done yet
-python benchmarks/mini_protocol.py table [--imb-factor 100]                             prints the table from the logs
+python benchmarks/protocols.py run PROTOCOL [--only NAME ...] [--jobs 2]     trains what is not done yet
+python benchmarks/protocols.py table PROTOCOL                                prints the table from the logs
 
-A run that was killed resumes from its last checkpoint; a finished one is a line in results/mini_protocol.jsonl. Choices
-are made on the validation split alone. The table is printed from that file, so numbers and configs cannot drift.
+PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs), or cifar10-if100 or
+cifar10-if50 (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs). A run that was killed resumes from its last
+checkpoint; a finished one is a line in results/PROTOCOL.jsonl. Choices are made on the validation split alone, cut from
+the training pool. The table is printed from that file, so numbers and configs cannot drift.
 """
 import argparse
 import json
@@ -19,42 +21,46 @@ from threading import Lock
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-RESULTS = HERE / 'results' / 'mini_protocol.jsonl'
-NAME = 'resnet20_cifar10-lt-mini-if100'
-#        name: (config under configs/, overrides)
-METHODS = {
-    'CE': (f'ce/{NAME}.py', {}),
-    'LA': (f'la/{NAME}.py', {}),
-    'CE + mixture': (f'ce/{NAME}_mixture.py', {}),
-    'LA + mixture': (f'la/{NAME}_mixture.py', {}),
-    'ETF + DR': (f'etf/{NAME}.py', {}),
-    'ETF + DR + mixture': (f'etf/{NAME}_mixture.py', {}),
-    'BBN': (f'bbn/{NAME}.py', {}),
-    'AllNC': (f'allnc/{NAME}.py', {}),
+MINI, DIGITS = 'resnet20_cifar10-lt-mini-if100', 'resnet20_digits-lt'
+METHODS = {  # name: config under configs/, with {} for the protocol's stem
+    'CE': 'ce/{}.py',
+    'LA': 'la/{}.py',
+    'CE + mixture': 'ce/{}_mixture.py',
+    'LA + mixture': 'la/{}_mixture.py',
+    'ETF + DR': 'etf/{}.py',
+    'ETF + DR + mixture': 'etf/{}_mixture.py',
+    'BBN': 'bbn/{}.py',
+    'AllNC': 'allnc/{}.py',
+}
+PROTOCOLS = {  # name: (stem, overrides of the data sets)
+    'digits': (DIGITS, dict(val_per_class=24)),
+    'cifar10-if100': (MINI, dict(imb_factor=100)),
+    'cifar10-if50': (MINI, dict(imb_factor=50)),
 }
 COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier',
            'tail_cosine')
 LOCK = Lock()
 
 
-def load():
-    """Finished runs by (name, imbalance factor, seed)."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    records = [json.loads(line) for line in lines]
-    return {(r['name'], r['imb_factor'], r['seed']): r for r in records}
+def results(protocol):
+    """File of the finished runs, and those runs by (name, seed)."""
+    path = HERE / 'results' / f'{protocol}.jsonl'
+    lines = path.read_text().splitlines() if path.exists() else []
+    return path, {(r['name'], r['seed']): r for r in map(json.loads, lines)}
 
 
 def train(job, args):
     """Train one job in a process of its own, evaluate it in another, and append its record."""
-    name, imb_factor, seed = job
-    config, overrides = METHODS[name]
+    name, seed = job
+    stem, overrides = PROTOCOLS[args.protocol]
+    config = METHODS[name].format(stem)
     slug = ''.join(c if c.isalnum() else '_' for c in name)
-    work_dir = Path(args.work_dirs) / f'{slug}_if{imb_factor}_seed{seed}'
+    work_dir = Path(args.work_dirs) / args.protocol / f'{slug}_seed{seed}'
     work_dir.mkdir(parents=True, exist_ok=True)
-    options = dict(overrides, **{'randomness.seed': seed})
+    overrides = dict(overrides, **(dict(data_root=args.data_root) if args.data_root else {}))
+    options = {'randomness.seed': seed}
     for loader in ('train', 'val', 'test'):
-        options[f'{loader}_dataloader.dataset.imb_factor'] = imb_factor
-        options[f'{loader}_dataloader.dataset.data_root'] = args.data_root
+        options.update({f'{loader}_dataloader.dataset.{key}': value for key, value in overrides.items()})
     env = dict(os.environ, OMP_NUM_THREADS='1')
     start = time.time()
     with open(work_dir / 'driver.log', 'a') as log:
@@ -65,10 +71,10 @@ def train(job, args):
             if subprocess.run([sys.executable, *map(str, command)], env=env, stdout=log, stderr=log).returncode:
                 print(f'{job}: failed, see {work_dir}/driver.log', flush=True)
                 return
-    record = dict(name=name, imb_factor=imb_factor, seed=seed, config=config, overrides=overrides,
-                  minutes=round((time.time() - start) / 60, 1), jobs=args.jobs, machine=platform.processor() or
-                  platform.machine(), **json.loads((work_dir / 'evaluation.json').read_text()))
-    with LOCK, open(RESULTS, 'a') as file:
+    record = dict(name=name, seed=seed, config=config, minutes=round((time.time() - start) / 60, 1), jobs=args.jobs,
+                  machine=f'{os.cpu_count()} cores, {platform.machine()}',
+                  **json.loads((work_dir / 'evaluation.json').read_text()))
+    with LOCK, open(results(args.protocol)[0], 'a') as file:
         file.write(json.dumps(record) + '\n')
     print(f'{job}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min', flush=True)
 
@@ -137,16 +143,15 @@ def evaluate(work_dir):
 def table(args):
     """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation."""
     import numpy as np
-    records = load().values()
-    rows = {name: [r for r in records if r['name'] == name and r['imb_factor'] == args.imb_factor] for name in METHODS}
+    records = results(args.protocol)[1].values()
+    rows = {name: [r for r in records if r['name'] == name] for name in METHODS}
     rows = {name: found for name, found in rows.items() if found}
 
     def cell(values, digits=1):
         spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
         return f'{np.mean(values):.{digits}f}{spread}'
 
-    print(f'CIFAR-10-LT mini protocol, imbalance factor {args.imb_factor}, test split, last epoch, mean ± standard '
-          'deviation over seeds\n')
+    print(f'{args.protocol}: test split, last epoch, mean ± standard deviation over seeds\n')
     print('| method | seeds | ' + ' | '.join(COLUMNS) + ' | minutes |')
     print('| --- ' * (len(COLUMNS) + 3) + '|')
     for name, found in rows.items():
@@ -167,14 +172,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
     run = commands.add_parser('run')
-    run.add_argument('--only', nargs='+', choices=METHODS, default=list(METHODS), metavar='NAME')
+    run.add_argument('protocol', choices=PROTOCOLS)
+    run.add_argument('--only', nargs='+', choices=METHODS, metavar='NAME', help='default: all that have a config')
     run.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    run.add_argument('--imb-factor', type=int, default=100)
     run.add_argument('--jobs', type=int, default=2, help='runs at a time, one thread each')
-    run.add_argument('--data-root', default='data/cifar10')
-    run.add_argument('--work-dirs', default='work_dirs/mini_protocol')
+    run.add_argument('--data-root', help='default: that of the config')
+    run.add_argument('--work-dirs', default='work_dirs/protocols')
     show = commands.add_parser('table')
-    show.add_argument('--imb-factor', type=int, default=100)
+    show.add_argument('protocol', choices=PROTOCOLS)
     one = commands.add_parser('evaluate')
     one.add_argument('work_dir')
     args = parser.parse_args()
@@ -183,10 +188,12 @@ def main():
     elif args.command == 'evaluate':
         evaluate(args.work_dir)
     else:
-        done = load()
-        jobs = [(name, args.imb_factor, seed) for seed in args.seeds for name in args.only]
+        done = results(args.protocol)[1]
+        stem = PROTOCOLS[args.protocol][0]
+        names = args.only or [n for n, config in METHODS.items() if (ROOT / 'configs' / config.format(stem)).exists()]
+        jobs = [(name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda job: train(job, args), [job for job in jobs if job not in done]))
+            list(pool.map(lambda job: train(job, args), jobs))
 
 
 if __name__ == '__main__':
