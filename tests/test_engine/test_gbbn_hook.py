@@ -166,3 +166,8 @@ def test_a_data_set_without_counts(tmp_path):
     run._train_dataloader = loader
     with pytest.raises(ValueError, match=r"DigitsLT has no metainfo\['num_per_class'\]; use one of.*metainfo=dict"):
         run.train()
+
+
+def test_a_head_with_two_branches_needs_the_hook(tmp_path):
+    with pytest.raises(ValueError, match='AllNC has two branches, but nothing moves eta.*GBBNHook'):
+        runner(tmp_path, 'without_gbbn', default_hooks=dict(_delete_=True, counts=dict(type='ClassCountsHook'))).train()

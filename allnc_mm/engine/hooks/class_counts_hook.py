@@ -3,6 +3,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from ...registry import HOOKS
+from .gbbn_hook import GBBNHook
 
 
 def num_per_class(runner) -> list[int]:
@@ -23,7 +24,8 @@ def num_per_class(runner) -> list[int]:
 class ClassCountsHook(Hook):
     """Hand the training images per class to every module that has ``set_class_counts``, before the first iteration.
 
-    The counts are typed nowhere else. The number of classes of the model's head is checked against them here.
+    The counts are typed nowhere else. The number of classes of the model's head is checked against them here, and that a
+    head which waits for eta gets it: without ``GBBNHook`` its re-balanced branch would never be trained.
     """
 
     priority = 'VERY_HIGH'
@@ -37,6 +39,10 @@ class ClassCountsHook(Hook):
             if name.endswith('head') and isinstance(classes, int) and classes != len(counts):
                 raise ValueError(f'{name}.num_classes is {classes}, but the training data set has {len(counts)} classes'
                                  f'; set {name}.num_classes={len(counts)}.')
+        if any(hasattr(module, 'set_eta') for module in model.modules()) and not any(
+                isinstance(hook, GBBNHook) for hook in runner.hooks):
+            raise ValueError(f'{type(model).__name__} has two branches, but nothing moves eta from the first to the '
+                             "second; add default_hooks=dict(gbbn=dict(type='GBBNHook')).")
         for module in model.modules():
             if hasattr(module, 'set_class_counts'):
                 module.set_class_counts(counts)
