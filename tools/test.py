@@ -5,7 +5,7 @@ import os
 import mmengine
 from mmengine.evaluator import DumpResults
 
-from allnc_mm.engine.launch import add_common_arguments, build_runner, load_config, readable_errors
+from allnc_mm.engine.launch import add_common_arguments, build_runner, leave_process_group, load_config, readable_errors
 
 
 def parse_args(argv=None):
@@ -32,6 +32,7 @@ def main():
         metrics = runner.test()
         if args.out and args.out_item == 'metrics' and runner.rank == 0:
             mmengine.dump(metrics, args.out)
+        leave_process_group()
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from allnc_mm.engine.launch import (
     add_common_arguments,
     build_runner,
     latest_checkpoint,
+    leave_process_group,
     load_config,
     readable_errors,
 )
@@ -60,6 +61,7 @@ def main():
     with readable_errors():
         cfg = merge_args(load_config(args), args)
         build_runner(cfg).train()
+        leave_process_group()
 
 
 if __name__ == '__main__':

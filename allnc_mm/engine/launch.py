@@ -83,6 +83,17 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def leave_process_group() -> None:
+    """End the process group after a run that went well; nothing without one.
+
+    Threads of gloo that outlive the interpreter abort the process now and then (``terminate called without an active
+    exception``), and the launcher then reports a finished job as failed.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def _is_deliberate(error: BaseException) -> bool:
     """Whether a message says it all: allnc_mm raised it on purpose (a ``raise`` of ours), or a file is missing."""
     if isinstance(error, FileNotFoundError):

@@ -24,8 +24,8 @@ def num_per_class(runner) -> list[int]:
 class ClassCountsHook(Hook):
     """Hand the training images per class to every module that has ``set_class_counts``, before the first iteration.
 
-    The counts are typed nowhere else. The number of classes of the model's head is checked against them here, and that a
-    head which waits for eta gets it: without ``GBBNHook`` its re-balanced branch would never be trained.
+    The counts are typed nowhere else. The number of classes of the model's head is checked against them here, and that
+    a head which waits for eta gets it: without ``GBBNHook`` its re-balanced branch would never be trained.
     """
 
     priority = 'VERY_HIGH'
