@@ -1,7 +1,7 @@
 """Small protocols that two CPU cores can carry: every method, several seeds, equal image budget, last epoch.
 
 python benchmarks/protocols.py run PROTOCOL [--only NAME ...] [--jobs 2]     trains what is not done yet
-python benchmarks/protocols.py table PROTOCOL                                prints the table from the logs
+python benchmarks/protocols.py table PROTOCOL [--into FILE]                  prints the table from the logs
 
 PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs), or cifar10-if100 or
 cifar10-if50 (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs). A run that was killed resumes from its last
@@ -30,6 +30,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'ETF + DR': 'etf/{}.py',
     'ETF + DR + mixture': 'etf/{}_mixture.py',
     'BBN': 'bbn/{}.py',
+    'GBBN alone': 'allnc/{}_gbbn.py',
     'AllNC': 'allnc/{}.py',
 }
 PROTOCOLS = {  # name: (stem, overrides of the data sets)
@@ -140,10 +141,10 @@ def evaluate(work_dir):
     (Path(work_dir) / 'evaluation.json').write_text(json.dumps(out))
 
 
-def table(args):
+def table(protocol):
     """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation."""
     import numpy as np
-    records = results(args.protocol)[1].values()
+    records = results(protocol)[1].values()
     rows = {name: [r for r in records if r['name'] == name] for name in METHODS}
     rows = {name: found for name, found in rows.items() if found}
 
@@ -151,21 +152,31 @@ def table(args):
         spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
         return f'{np.mean(values):.{digits}f}{spread}'
 
-    print(f'{args.protocol}: test split, last epoch, mean ± standard deviation over seeds\n')
-    print('| method | seeds | ' + ' | '.join(COLUMNS) + ' | minutes |')
-    print('| --- ' * (len(COLUMNS) + 3) + '|')
+    lines = [f'`{protocol}`: test split, last epoch, mean ± standard deviation over seeds', '',
+             '| method | seeds | ' + ' | '.join(COLUMNS) + ' | minutes |', '| --- ' * (len(COLUMNS) + 3) + '|']
     for name, found in rows.items():
         cells = [cell([r['test'][c] for r in found], 3 if 'cos' in c else 1) for c in COLUMNS]
         minutes = np.mean([r['minutes'] for r in found])
-        print(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
-    print('\nWith the post-hoc shift tau, and the BatchNorm statistics, that are best on the validation split\n')
-    print('| method | tau | statistics | overall | many | medium | few |')
-    print('| --- ' * 7 + '|')
+        lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
+    lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
+              '| method | seeds | tau | statistics | overall | many | medium | few |', '| --- ' * 8 + '|']
     for name, found in rows.items():
         kind = max(('running', 'precise'), key=lambda k: np.mean([r['tuned'][k]['val']['overall'] for r in found]))
         best = [r['tuned'][kind] for r in found]
         cells = [cell([b['test'][group] for b in best]) for group in ('overall', 'many', 'medium', 'few')]
-        print(f'| {name} | {np.mean([b["tau"] for b in best]):.2f} | {kind} | ' + ' | '.join(cells) + ' |')
+        lines.append(f'| {name} | {len(found)} | {np.mean([b["tau"] for b in best]):.2f} | {kind} | '
+                     + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def insert(protocol, path):
+    """Write the table between the marks <!-- PROTOCOL --> and <!-- /PROTOCOL --> of a Markdown file."""
+    start, end = f'<!-- {protocol} -->', f'<!-- /{protocol} -->'
+    before, _, rest = Path(path).read_text().partition(start)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise SystemExit(f'{path} has no marks {start} and {end}; add them where the table belongs.')
+    Path(path).write_text(f'{before}{start}\n{table(protocol)}\n{end}{after}')
 
 
 def main():
@@ -180,11 +191,14 @@ def main():
     run.add_argument('--work-dirs', default='work_dirs/protocols')
     show = commands.add_parser('table')
     show.add_argument('protocol', choices=PROTOCOLS)
+    show.add_argument('--into', metavar='FILE', help='Markdown file with the marks of the protocol')
     one = commands.add_parser('evaluate')
     one.add_argument('work_dir')
     args = parser.parse_args()
-    if args.command == 'table':
-        table(args)
+    if args.command == 'table' and args.into:
+        insert(args.protocol, args.into)
+    elif args.command == 'table':
+        print(table(args.protocol))
     elif args.command == 'evaluate':
         evaluate(args.work_dir)
     else:
