@@ -13,7 +13,7 @@ model = dict(
         loss_uniform=dict(type='LogitAdjustedLoss', tau=1.0),
         loss_rebalanced=dict(type='LogitAdjustedLoss', tau=1.2),
         hycon=dict(type='HyConLoss'),
-        p2p=dict(type='P2PLoss', target='hinge', means_weight=0.02, classifier_weight=1.0, cross_weight=0.02),
+        p2p=dict(type='P2PLoss', target='hinge', means_weight=0.02, classifier_weight=0.1, cross_weight=0.02),
         projector=dict(type='NonLinearNeck', in_channels=2048, hid_channels=512, out_channels=512, with_avg_pool=False,
                        with_last_bn=False, norm_cfg=dict(type='BN1d')),
         predictor=dict(type='NonLinearNeck', in_channels=512, hid_channels=256, out_channels=512, with_avg_pool=False,
@@ -36,6 +36,6 @@ train_dataloader = dict(
             ]]),
         dict(type='PackInputs'),
     ]),
-    batch_sampler=dict(type='BilateralSampler', q=1.0))
+    batch_sampler=dict(type='BilateralSampler', q=0.0, progressive=True))
 default_hooks = dict(gbbn=dict(type='GBBNHook', gamma=2.0))
 auto_scale_lr = dict(base_batch_size=128)
