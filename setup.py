@@ -26,12 +26,14 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['allnc_mm', 'allnc_mm.*']),
     # .mim/configs and .mim/tools are links into the repository; a wheel holds their files
-    package_data={'allnc_mm': ['.mim/*.yml', '.mim/configs/**/*', '.mim/tools/**/*']},
+    package_data={'allnc_mm': ['.mim/*.yml', '.mim/configs/**/*', '.mim/tools/**/*', 'codes/*.npz']},
     exclude_package_data={'allnc_mm': ['.mim/**/__pycache__/*']},
     install_requires=[
         'torch>=2.6',  # torch.load(weights_only=True) with names on the allow-list
         'numpy',
-        'scipy',  # geometry: non-negative least squares, quadratic assignment
+        'scipy',  # geometry: bounds, quadratic assignment
+        'platformdirs',  # where computed codes are kept
+        'filelock',  # two processes that compute the same code (a requirement of torch already)
         'matplotlib',  # figures
         'rich',  # tables on the terminal
         'scikit-learn',  # the handwritten digits of the embedded main job

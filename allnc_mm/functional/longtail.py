@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ['exponential_profile', 'step_profile', 'long_tail_indices', 'group_classes', 'sampling_distribution']
+__all__ = [
+    'exponential_profile', 'step_profile', 'long_tail_indices', 'group_by_share', 'group_classes',
+    'sampling_distribution', 'gini', 'imbalance_factor'
+]
 
 Convention = str | Sequence[int] | Sequence[Sequence[int]]
 
@@ -180,6 +183,88 @@ def group_classes(num_per_class: Sequence[int], convention: Convention = 'A') ->
     if sorted(k for group in groups for k in group) != list(range(num_classes)):
         raise ValueError(f'The groups {groups} must hold each of the classes 0..{num_classes - 1} exactly once.')
     return dict(zip(names, groups))
+
+
+def imbalance_factor(num_per_class: Sequence[int]) -> float:
+    """Samples of the largest class over those of the smallest; infinite where a class has none.
+
+    Args:
+        num_per_class (Sequence[int]): K counts, one of them above 0.
+
+    Returns:
+        float: At least 1.
+
+    Raises:
+        ValueError: on counts that are negative or all zero.
+
+    Example:
+        >>> imbalance_factor([500, 100, 5])
+        100.0
+    """
+    counts = _check_counts(num_per_class)
+    return float(counts.max() / counts.min()) if counts.min() > 0 else math.inf
+
+
+def gini(num_per_class: Sequence[int]) -> float:
+    """Gini coefficient of the class counts: 0 when balanced, (K-1)/K when one class has all samples.
+
+    Half of the mean absolute difference between two classes, over the mean count; unlike the imbalance factor, it does
+    not hang on the two extreme classes alone.
+
+    Args:
+        num_per_class (Sequence[int]): K counts, one of them above 0.
+
+    Returns:
+        float: In [0, 1).
+
+    Raises:
+        ValueError: on counts that are negative or all zero.
+
+    Example:
+        >>> gini([5, 5, 5, 5]), gini([20, 0, 0, 0])
+        (0.0, 0.75)
+    """
+    counts = np.sort(_check_counts(num_per_class))
+    rank = np.arange(1, len(counts) + 1)
+    return float(((2 * rank - len(counts) - 1) * counts).sum() / (len(counts) * counts.sum()))
+
+
+def _check_counts(num_per_class: Sequence[int]) -> np.ndarray:
+    counts = np.asarray(num_per_class, dtype=np.float64)
+    if counts.ndim != 1 or not np.isfinite(counts).all() or (counts < 0).any() or not counts.sum() > 0:
+        raise ValueError(f'Expected `num_per_class` to be counts >= 0 with one above 0, but got {num_per_class}.')
+    return counts
+
+
+def group_by_share(num_per_class: Sequence[int], thresholds: Sequence[float] = (1.0, 0.2)) -> dict[str, list[int]]:
+    r"""Head, middle and tail classes by their share of all samples (in segmentation: of the labelled pixels).
+
+    With K classes, a balanced set gives each the share :math:`1/K`. Class k belongs to the head if
+    :math:`K n_k / \sum_j n_j \ge t_1`, to the tail if it is below :math:`t_2`, and else to the middle.
+
+    Args:
+        num_per_class (Sequence[int]): K counts.
+        thresholds (Sequence[float]): :math:`t_1 \ge t_2 > 0`, in multiples of the balanced share. Defaults to (1, 0.2).
+
+    Returns:
+        dict[str, list[int]]: class indices under 'head', 'middle', 'tail', ascending; a group may be empty.
+
+    Raises:
+        ValueError: on thresholds that are none, or counts that are negative or all zero.
+
+    Example:
+        >>> group_by_share([800, 120, 60, 20])
+        {'head': [0], 'middle': [1, 2], 'tail': [3]}
+    """
+    limits = [float(t) for t in thresholds]
+    if len(limits) != 2 or not limits[0] >= limits[1] > 0:
+        raise ValueError('Expected `thresholds` to be (head, tail) in multiples of the balanced share 1/K, with head '
+                         f'>= tail > 0, such as (1.0, 0.2), but got {thresholds!r}.')
+    counts = _check_counts(num_per_class)
+    ratio = counts * len(counts) / counts.sum()
+    head, tail = ratio >= limits[0], ratio < limits[1]
+    masks = dict(head=head, middle=~head & ~tail, tail=tail)
+    return {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()}
 
 
 def sampling_distribution(num_per_class: Sequence[int], q: float) -> np.ndarray:

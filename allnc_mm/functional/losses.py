@@ -42,6 +42,7 @@ def hycon_loss(pred: Tensor,
                positives: Sequence[str] = ('view', 'mean'),
                negatives: bool = False,
                temperature: float = 0.1,
+               class_average: bool = True,
                class_balanced: bool = False,
                stop_gradient: bool = True) -> Tensor:
     r"""HyCon: pull each activation to its paired view and to the mean of its class (NC1).
@@ -56,13 +57,15 @@ def hycon_loss(pred: Tensor,
     so the minimum is minus the number of terms. With ``negatives=True`` it is the InfoNCE loss over the same positives
     (and, with ``'class'``, all samples of the class), whose denominator averages within each class and then sums
     over classes, as in balanced contrastive learning (BCL, Zhu et al., CVPR 2022): a head class with many samples does
-    not outweigh a tail class.
+    not outweigh a tail class. Without that average (``class_average=False``) it is the supervised contrastive loss
+    (Khosla et al., NeurIPS 2020).
 
     Args:
         pred (Tensor): Shape (V*M, p), view-major: row ``v*M + i`` is view v of sample i. Any floating dtype; the
             arithmetic is float32. Scale does not matter.
         target (Tensor): Shape (V*M, p), the same rows before the predictor.
         labels (Tensor): Shape (V*M,) integers, or (V*M, K) soft labels: the mean of a mixture is the mixture of means.
+            A row of zeros is padding: it is neither an anchor nor a key.
         prototypes (Tensor, optional): Class means, shape (K, p). Needed when 'mean' is among the positives.
         present (Tensor, optional): bool (K,), which prototypes exist. Defaults to all.
         num_classes (int, optional): K; needed for integer labels without prototypes.
@@ -71,6 +74,7 @@ def hycon_loss(pred: Tensor,
             ('view', 'mean').
         negatives (bool): Use the InfoNCE form. Defaults to False.
         temperature (float): Of the InfoNCE form. Defaults to 0.1.
+        class_average (bool): Average the denominator of the InfoNCE form within each class. Defaults to True.
         class_balanced (bool): Average the anchors within each class, then over the classes present. Defaults to False.
         stop_gradient (bool): Treat targets and prototypes as constants. Defaults to True.
 
@@ -109,17 +113,20 @@ def hycon_loss(pred: Tensor,
         if present is None:
             present = torch.ones(num_classes, dtype=torch.bool, device=pred.device)
 
-    form = _info_nce if negatives else _attraction
-    value, valid = form(pred, target, labels, prototypes, present, num_views, positives, temperature)
+    if negatives:
+        value, valid = _info_nce(pred, target, labels, prototypes, present, num_views, positives, temperature,
+                                 class_average)
+    else:
+        value, valid = _attraction(pred, target, labels, prototypes, present, num_views, positives)
 
-    weight = valid.float()
+    weight = (valid & (labels.sum(1) > 0)).float()
     if class_balanced:
         counts = labels.T @ weight
         weight = weight * (labels @ torch.where(counts > 0, 1 / counts.clamp_min(1e-12), 0.0))
     return (value * weight).sum() / weight.sum().clamp_min(1e-12)
 
 
-def _attraction(pred, target, labels, prototypes, present, num_views, positives, temperature):
+def _attraction(pred, target, labels, prototypes, present, num_views, positives):
     """Negative cosine to the other views and to the class mean; (N,) values and which anchors have a positive."""
     value = (pred * 0.0).sum(1)  # a zero with a gradient, should no term apply
     valid = torch.zeros(len(pred), dtype=torch.bool, device=pred.device)
@@ -136,11 +143,11 @@ def _attraction(pred, target, labels, prototypes, present, num_views, positives,
     return value, valid
 
 
-def _info_nce(pred, target, labels, prototypes, present, num_views, positives, temperature):
-    """Class-averaged InfoNCE; (N,) values and which anchors have a positive."""
+def _info_nce(pred, target, labels, prototypes, present, num_views, positives, temperature, class_average):
+    """InfoNCE; (N,) values and which anchors have a positive."""
     num, dev = len(pred), pred.device
     itself = torch.eye(num, dtype=torch.bool, device=dev)
-    keys, key_labels, key_valid = target, labels, ~itself
+    keys, key_labels, key_valid = target, labels, ~itself & (labels.sum(1) > 0)
     positive = torch.zeros(num, num, device=dev)
     if 'class' in positives:
         positive = labels @ labels.T  # the probability that the two are of one class; 0 or 1 for hard labels
@@ -154,10 +161,10 @@ def _info_nce(pred, target, labels, prototypes, present, num_views, positives, t
         key_valid = torch.cat([key_valid, present.expand(num, -1)], 1)
         positive = torch.cat([positive, labels * present], 1)
 
-    # Weight of key j in anchor i's denominator: sum over classes of its share of that class's keys (without i itself).
-    size = key_valid.float() @ key_labels
-    share = torch.where(size > 0, 1 / size.clamp_min(1e-12), 0.0) @ key_labels.T
-    share = share * key_valid
+    share = key_valid.float()  # weight of key j in anchor i's denominator
+    if class_average:  # sum over classes of its share of that class's keys (without i itself)
+        size = share @ key_labels
+        share = share * (torch.where(size > 0, 1 / size.clamp_min(1e-12), 0.0) @ key_labels.T)
     logits = pred @ keys.T / temperature
     log_denominator = torch.logsumexp(logits.masked_fill(share <= 0, -torch.inf) + share.clamp_min(1e-30).log(), 1)
 
@@ -283,6 +290,11 @@ def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], targe
     (a, rows), (b, columns) = left, right
     num_classes = len(a)
     code = target.float() if isinstance(target, Tensor) else None
+    pairs = rows.sum() * columns.sum()
+    if not diagonal:
+        pairs = pairs - (rows & columns).sum()
+    if num_classes > max(_BLOCK, a.shape[1]) and (code is not None or target != 'hinge'):
+        return _low_rank_pair_error(left, right, code, diagonal) / pairs.clamp_min(1)
 
     def block_error(b: Tensor, index: Tensor) -> Tensor:
         cosine = a[index] @ b.T
@@ -304,10 +316,28 @@ def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], targe
             total = total + block_error(b, index)
         else:
             total = total + checkpoint(block_error, b, index, use_reentrant=False)
-    pairs = rows.sum() * columns.sum()
-    if not diagonal:
-        pairs = pairs - (rows & columns).sum()
     return total / pairs.clamp_min(1)
+
+
+def _low_rank_pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], code: Tensor | None,
+                         diagonal: bool) -> Tensor:
+    """Sum of squared distances of the cosines to the target without a K x K matrix: |A B^T|^2 = <A^T A, B^T B>.
+
+    O(K d^2) instead of O(K^2 d), for K well above d. The numbers are sums of K^2 squares, of which float32 keeps the
+    first seven digits: enough, as K vectors in d < K - 1 dimensions are never at their target.
+    """
+    (a, rows), (b, columns) = left, right
+    a, b = torch.where(rows[:, None], a, 0.0), torch.where(columns[:, None], b, 0.0)
+    own = (a * b).sum(1)
+    both = (rows & columns).float()
+    if code is not None:
+        c, e = torch.where(rows[:, None], code, 0.0), torch.where(columns[:, None], code, 0.0)
+        total = ((a.T @ a) * (b.T @ b)).sum() - 2 * ((a.T @ c) * (b.T @ e)).sum() + ((c.T @ c) * (e.T @ e)).sum()
+        return total if diagonal else total - (both * (own - code.square().sum(1)).square()).sum()
+    cosine = -1.0 / (len(a) - 1)
+    total = ((a.T @ a) * (b.T @ b)).sum() - 2 * cosine * (a.sum(0) * b.sum(0)).sum()
+    total = total + cosine**2 * rows.sum() * columns.sum() - (both * (own - cosine).square()).sum()
+    return total + (both * (own - 1).square()).sum() if diagonal else total
 
 
 @full_precision

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['one_hot', 'class_statistics', 'class_means', 'ema_class_statistics', 'straight_through']
+from allnc_mm.functional.geometry import unit_rows
+
+__all__ = ['one_hot', 'class_statistics', 'class_means', 'ema_class_statistics', 'spherical_class_means',
+           'straight_through']
 
 
 _Function = TypeVar('_Function', bound=Callable)
@@ -120,6 +123,32 @@ def ema_class_statistics(ema_sums: Tensor, ema_counts: Tensor, sums: Tensor, cou
     ema_sums = ema_sums * keep[:, None] + sums * (1 - momentum)
     ema_counts = ema_counts * keep + counts * (1 - momentum)
     return ema_sums, ema_counts
+
+
+def spherical_class_means(means: Tensor, sums: Tensor, momentum: float) -> Tensor:
+    r"""Moving class means on the unit sphere: the class-mean-feature (CMF) classifier's update.
+
+    .. math:: w_k \leftarrow \operatorname{normalise}(\beta w_k + (1 - \beta) \sum_{i: y_i = k} \hat h_i)
+
+    Of `Generalized Neural Collapse for a Large Number of Classes <https://arxiv.org/abs/2310.05351>`_. It takes the sum
+    of a batch, not its mean, so a class with more samples in the batch moves further. A class that is absent from the
+    batch is left alone; one never seen stays zero.
+
+    Args:
+        means (Tensor): Unit rows (K, d), zero for a class never seen.
+        sums (Tensor): Sums of unit features of this batch, (K, d).
+        momentum (float): Weight of the past beta, in [0, 1).
+
+    Returns:
+        Tensor: the new means (a new tensor).
+
+    Example:
+        >>> spherical_class_means(torch.tensor([[1., 0.], [0., 1.]]), torch.tensor([[0., 1.], [0., 0.]]), 0.5)
+        tensor([[0.7071, 0.7071],
+                [0.0000, 1.0000]])
+    """
+    absent = (sums == 0).all(dim=1, keepdim=True)
+    return torch.where(absent, means, unit_rows(momentum * means + (1 - momentum) * sums))
 
 
 def straight_through(value: Tensor, gradient: Tensor) -> Tensor:

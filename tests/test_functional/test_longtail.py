@@ -7,6 +7,7 @@ import pytest
 from allnc_mm.functional import longtail
 from allnc_mm.functional.longtail import (
     exponential_profile,
+    group_by_share,
     group_classes,
     long_tail_indices,
     sampling_distribution,
@@ -152,3 +153,24 @@ def test_sampling_distribution():
 def test_sampling_distribution_errors(counts, q, message):
     with pytest.raises(ValueError, match=message):
         sampling_distribution(counts, q)
+
+
+def test_group_by_share_is_strict_on_one_side_of_each_threshold():
+    # shares of 1000 in 4 classes: a balanced class has 250, a fifth of it is 50
+    assert group_by_share([250, 650, 50, 50]) == {'head': [0, 1], 'middle': [2, 3], 'tail': []}
+    assert group_by_share([249, 651, 51, 49]) == {'head': [1], 'middle': [0, 2], 'tail': [3]}
+    assert group_by_share([1, 0], (2, 0.1)) == {'head': [0], 'middle': [], 'tail': [1]}
+    scaled = group_by_share([n * 10**12 for n in (249, 651, 51, 49)])
+    assert scaled == group_by_share([249, 651, 51, 49])
+
+
+@pytest.mark.parametrize('counts, thresholds, message', [
+    ([1, 2], (0.1, 0.2), r'head >= tail > 0.* but got \(0.1, 0.2\)'),
+    ([1, 2], (1, 0), 'tail > 0'),
+    ([1, 2], (1, ), 'multiples of the balanced share'),
+    ([1, -2], (1, 0.2), 'counts >= 0'),
+    ([0, 0], (1, 0.2), 'one above 0'),
+])
+def test_group_by_share_errors(counts, thresholds, message):
+    with pytest.raises(ValueError, match=message):
+        group_by_share(counts, thresholds)

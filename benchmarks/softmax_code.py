@@ -1,0 +1,172 @@
+"""Softmax codes that are found, with certificates, beside the published ones; and what P2P costs over K.
+
+python benchmarks/softmax_code.py run [quick] [long] [large] [growth]   appends to results/softmax_code.jsonl
+python benchmarks/softmax_code.py table                                 prints the tables from the latest records
+python benchmarks/softmax_code.py plot                                  draws docs/images/softmax_code_growth.png
+
+`quick`: a search of 60 seconds for each size; `long`: of 10 minutes, whose codes are written to allnc_mm/codes, where
+:func:`allnc_mm.geometry_cache.cached_softmax_code` takes them from. `large`: K=8142, d=2048 and K=10000, d=512, at once
+and improved for 10 minutes. `growth`: time and memory of code, bound and P2P loss over K. rho is the one-vs-rest
+distance, its lower bound proven by one_vs_rest_distance.
+"""
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / 'results' / 'softmax_code.jsonl'
+PICTURE = HERE.parent / 'docs' / 'images' / 'softmax_code_growth.png'
+# (d, K): published rho (plotting notebook of the paper's authors)
+PUBLISHED = {(10, 100): .61416, (20, 100): .8124, (30, 100): .8886, (10, 200): .5052, (20, 200): .7211,
+             (30, 200): .8053}
+LARGE = {(2048, 8142): None, (512, 10000): .79659}
+GROWTH = [128, 256, 512, 1024, 2048, 4096, 8142]
+
+
+def record(**fields):
+    fields.update(machine=f'{os.cpu_count()} cores, {platform.machine()}')
+    with open(RESULTS, 'a') as file:
+        file.write(json.dumps(fields) + '\n')
+    print(fields, flush=True)
+
+
+def rounded_down(value, digits=6):
+    return int(value * 10**digits) / 10**digits
+
+
+def search(study, d, k, seconds, keep):
+    from allnc_mm.functional import max_cosine, one_vs_rest_distance, rattlers, softmax_code
+    from allnc_mm.geometry_cache import SOLVER, dump_code
+    start = time.monotonic()
+    code = softmax_code(k, d, seconds=seconds)
+    taken = time.monotonic() - start
+    lower, upper, _ = one_vs_rest_distance(code)
+    record(study=study, d=d, K=k, seconds=round(taken), rho=rounded_down(lower), gap=float(f'{upper - lower:.1g}'),
+           tammes=rounded_down(1 - max_cosine(code)), rattlers=int(rattlers(code).sum()))
+    if keep:
+        path = HERE.parent / 'allnc_mm' / 'codes' / f'softmax_code_K{k}_d{d}_seed0_v{SOLVER}.npz'
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(dump_code(code))
+
+
+def large(d, k):
+    import torch
+
+    from allnc_mm.functional import max_cosine, refine_code, softmax_code
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    code = softmax_code(k, d, dtype=torch.float32)
+    taken = time.monotonic() - start
+    fields = dict(study='large', d=d, K=k, seconds=round(taken, 1), rho=rounded_down(1 - max_cosine(code)))
+    start = time.monotonic()
+    finer = refine_code(code, seconds=600)
+    fields.update(refined_seconds=round(time.monotonic() - start), refined=rounded_down(1 - max_cosine(finer)),
+                  extra_mib=round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    record(**fields)
+
+
+def growth(k):
+    """One size, in a process of its own: the peak of a process never falls."""
+    import torch
+
+    from allnc_mm.functional import one_vs_rest_lower_bounds, p2p_loss, softmax_code
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    d, out = 2048 if k > 2048 else k // 4, {}
+    x, y = (torch.randn(k, d, requires_grad=True) for _ in range(2))
+
+    def measure(name, function):
+        before, start = peak(), time.process_time()
+        result = function()
+        out[f'{name}_seconds'] = round(time.process_time() - start, 3)
+        out[f'{name}_extra_mib'] = round(peak() - before)
+        return result
+
+    code = measure('code', lambda: softmax_code(k, d, restarts=0, dtype=torch.float32))
+    measure('bound', lambda: one_vs_rest_lower_bounds(code))
+    measure('p2p_etf', lambda: p2p_loss(x, y).backward())
+    measure('p2p_code', lambda: p2p_loss(x, y, target=code).backward())
+    measure('p2p_hinge', lambda: p2p_loss(x, y, target='hinge').backward())
+    record(study='growth', d=d, K=k, **out)
+
+
+def latest():
+    out = {}
+    for line in RESULTS.read_text().splitlines():
+        r = json.loads(line)
+        out[r['study'], r['d'], r['K']] = r
+    return out
+
+
+def table():
+    records = latest()
+    print('| d | K | published | rho, 60 s | rho, 10 min | 1 - max cos | rattlers | gap of the certificate |')
+    print('|---|---|---|---|---|---|---|---|')
+    for (d, k), published in PUBLISHED.items():
+        quick, long = records.get(('quick', d, k)), records.get(('long', d, k))
+        best = max((r for r in (quick, long) if r), key=lambda r: r['rho'], default=None)
+        if best:
+            print(f'| {d} | {k} | {published} | {quick["rho"] if quick else "-"} | {long["rho"] if long else "-"} | '
+                  f'{best["tammes"]} | {best["rattlers"]} | {best["gap"]} |')
+    print('\n| d | K | published | rho at once (seconds) | improved (seconds) | extra memory |')
+    print('|---|---|---|---|---|---|')
+    for (d, k), published in LARGE.items():
+        if r := records.get(('large', d, k)):
+            print(f'| {d} | {k} | {published or "-"} | {r["rho"]} ({r["seconds"]}) | {r["refined"]} '
+                  f'({r["refined_seconds"]}) | {r["extra_mib"]} MiB |')
+    names = ['code', 'bound', 'p2p_etf', 'p2p_code', 'p2p_hinge']
+    print('\nCPU seconds (MiB on top) of one thread:\n\n| K | d |', ' | '.join(f'`{n}`' for n in names),
+          '|\n|' + '---|' * (2 + len(names)))
+    for k in GROWTH:
+        if r := next((r for (study, _, size), r in records.items() if (study, size) == ('growth', k)), None):
+            print(f'| {k} | {r["d"]} |', ' | '.join(f'{r[n + "_seconds"]} ({r[n + "_extra_mib"]})' for n in names), '|')
+
+
+def plot():
+    import matplotlib
+    matplotlib.use('agg')
+    import matplotlib.pyplot as plt
+    points = sorted((r for (study, *_), r in latest().items() if study == 'growth'), key=lambda r: r['K'])
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
+    labels = dict(code='code', bound='bound of rho', p2p_etf='P2P, simplex', p2p_code='P2P, code',
+                  p2p_hinge='P2P, hinge')
+    for (name, label), marker in zip(labels.items(), 'os^Dv'):
+        for axis, unit in zip(axes, ('seconds', 'extra_mib')):
+            axis.plot([r['K'] for r in points], [max(r[f'{name}_{unit}'], 1e-3) for r in points], marker=marker,
+                      label=label)
+    for axis, title in zip(axes, ('CPU seconds', 'extra memory, MiB')):
+        axis.set(xscale='log', yscale='log', xlabel='classes K (d = K / 4, at most 2048)', title=title)
+        axis.grid(alpha=.3)
+    axes[1].set_ylim(bottom=1)
+    axes[0].legend()
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('action', choices=['run', 'table', 'plot'])
+    parser.add_argument('studies', nargs='*', choices=['quick', 'long', 'large', 'growth'], default=[])
+    parser.add_argument('--size', type=int, nargs=2, metavar=('D', 'K'), help='only this one')
+    args = parser.parse_args()
+    if args.action != 'run':
+        return table() if args.action == 'table' else plot()
+    for study in args.studies or ['quick', 'long', 'large', 'growth']:
+        sizes = {'large': list(LARGE), 'growth': [(0, k) for k in GROWTH]}.get(study, list(PUBLISHED))
+        for d, k in sizes if args.size is None else [tuple(args.size)]:
+            if study == 'growth' and args.size is None:
+                subprocess.run([sys.executable, __file__, 'run', 'growth', '--size', '0', str(k)], check=True)
+            elif study == 'growth':
+                growth(k)
+            elif study == 'large':
+                large(d, k)
+            else:
+                search(study, d, k, 60 if study == 'quick' else 600, keep=study == 'long')
+
+
+if __name__ == '__main__':
+    main()
