@@ -111,11 +111,31 @@ def functions(rank):
     return together.detach(), x.grad, views, transposed, world_size()
 
 
+def class_mean_features(rows):
+    """Losses, gradients and class means of some steps of CMFHead on the given samples."""
+    torch.manual_seed(0)
+    trunk = nn.Linear(8, DIM)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        head = MODELS.build(dict(type='CMFHead', num_classes=K, in_channels=DIM, momentum=0.5))
+    model = nn.parallel.DistributedDataParallel(trunk) if dist.is_initialized() else trunk
+    optimizer, out = torch.optim.SGD(trunk.parameters(), lr=0.5), []
+    for step in range(STEPS):
+        inputs = torch.randn(len(LABELS), 8, generator=torch.Generator().manual_seed(step))[rows]
+        samples = [DataSample().set_gt_label(label) for label in LABELS[rows].tolist()]
+        loss = head.loss((model(inputs), ), samples)['loss']
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        out.append((loss.item(), trunk.weight.grad.clone(), head.weight.clone()))
+    return out
+
+
 def worker(rank, address, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=address, rank=rank, world_size=RANKS)
     results = {name: run(scenario, PARTS[rank]) for name, scenario in SCENARIOS.items()}
-    torch.save(dict(results=results, functions=functions(rank)), f'{folder}/{rank}.pt')
+    torch.save(dict(results=results, functions=functions(rank), cmf=class_mean_features(PARTS[rank])),
+               f'{folder}/{rank}.pt')
     dist.barrier()
     dist.destroy_process_group()
 
@@ -162,6 +182,18 @@ def test_the_gathers(ranks):
         assert torch.equal(grad, 2 * torch.arange(8.0).view(4, 2)[2 * rank:2 * rank + 2])
         assert views.tolist() == [0, 1, 2, 3, 10, 11, 12, 13] and views.dtype == torch.int64
         assert torch.equal(transposed, torch.arange(8.0).view(2, 4).T)
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_class_mean_features_of_one(ranks):
+    for first, second, one in zip(ranks[0]['cmf'], ranks[1]['cmf'], class_mean_features(list(range(8)))):
+        assert (first[0] + second[0]) / 2 == pytest.approx(one[0], rel=1e-5)
+        torch.testing.assert_close(first[1], one[1], rtol=1e-5, atol=1e-6)
+        assert torch.equal(first[2], second[2])  # to the last bit: else the ranks would drift apart
+        torch.testing.assert_close(first[2], one[2], rtol=0, atol=1e-6)
+        assert not first[2][2].any()  # class 2 is on no rank
+    local = class_mean_features(PARTS[0])[0][2]
+    assert not torch.allclose(local, ranks[0]['cmf'][0][2], atol=1e-2)  # they are not those of the rank's own rows
 
 
 def test_one_process_is_left_alone():

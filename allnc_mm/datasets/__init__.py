@@ -3,8 +3,9 @@ from .cifar_lt import CIFAR10LT, CIFAR100LT
 from .digits_lt import DigitsLT
 from .long_tail_list import LongTailList
 from .reproducible import ReproducibleAugmentation
-from .samplers import BilateralSampler
+from .samplers import BilateralSampler, ClassBalancedSampler
 
 __all__ = [
-    'BilateralSampler', 'CIFAR10LT', 'CIFAR100LT', 'DigitsLT', 'LongTailList', 'ReproducibleAugmentation', 'samplers'
+    'BilateralSampler', 'CIFAR10LT', 'CIFAR100LT', 'ClassBalancedSampler', 'DigitsLT', 'LongTailList',
+    'ReproducibleAugmentation', 'samplers'
 ]

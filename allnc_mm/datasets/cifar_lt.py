@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from mmengine.fileio import exists, get, join_path
 from mmpretrain.datasets import CIFAR10, CIFAR100, BaseDataset
 from mmpretrain.datasets.base_dataset import expanduser
@@ -51,6 +52,7 @@ class InMemoryLongTail(ReproducibleAugmentation, BaseDataset):
     """
 
     default_n_max: int
+    whole_batch = False  # set by DeviceAugmentationHook: hand out raw batches
     _splits = ('train', 'val', 'test')
 
     def __init__(self,
@@ -164,6 +166,21 @@ class InMemoryLongTail(ReproducibleAugmentation, BaseDataset):
         image = self._images[info.pop('row')].copy()
         info.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
         return info
+
+    def __getitems__(self, indices: Sequence[int]) -> list | dict:
+        """A batch: samples through the pipeline, or with ``whole_batch`` a dict of the raw ones.
+
+        The dict has ``inputs`` (N, C, H, W) uint8, ``labels`` (N,) int64 and ``seed``, an int from (seed, epoch,
+        indices) by which the batch is to be augmented.
+        """
+        if not self.whole_batch:
+            return super().__getitems__(indices)
+        if not hasattr(self, '_rows'):
+            infos = [BaseDataset.get_data_info(self, i) for i in range(len(self))]
+            self._rows = np.array([info['row'] for info in infos])
+            self._labels = torch.tensor([info['gt_label'] for info in infos])
+        images = torch.from_numpy(self._images[self._rows[indices]])
+        return dict(inputs=images.permute(0, 3, 1, 2), labels=self._labels[indices], seed=self.batch_seed(indices))
 
     def get_gt_labels(self) -> np.ndarray:
         """Labels of all samples, without touching the images."""

@@ -26,12 +26,17 @@ class _EpochState:
         return _EpochState, (self.values, )
 
 
+def _digest(*key: int) -> bytes:
+    """A hash of some integers that is the same on every machine."""
+    return hashlib.blake2b(np.asarray(key, dtype='<i8').tobytes(), digest_size=16).digest()
+
+
 def _seed_all(*key: int) -> None:
-    """Seed the CPU generators of random, numpy and torch by a hash that is the same on every machine.
+    """Seed the CPU generators of random, numpy and torch.
 
     ``torch.manual_seed`` would seed the GPU as well: in a loader without workers that belongs to the model.
     """
-    digest = hashlib.blake2b(np.asarray(key, dtype='<i8').tobytes(), digest_size=16).digest()
+    digest = _digest(*key)
     random.seed(digest)
     np.random.seed(np.frombuffer(digest, dtype='<u4'))
     torch.default_generator.manual_seed(int.from_bytes(digest[:8], 'little') >> 1)
@@ -78,6 +83,13 @@ class ReproducibleAugmentation:
     def _key(self):
         seed, epoch = self._epoch_state.values.tolist()
         return None if epoch < 0 or getattr(self, 'test_mode', False) else (seed, epoch)
+
+    def batch_seed(self, indices: Sequence[int]) -> int:
+        """Seed of a batch from (seed, epoch, indices); drawn at random before the first :meth:`set_epoch`."""
+        key = self._key()
+        if key is None:
+            return int(torch.randint(2**62, ()))
+        return int.from_bytes(_digest(*key, *indices)[:8], 'little') >> 1
 
     def __getitems__(self, indices: Sequence[int]) -> list:
         key = self._key()

@@ -8,6 +8,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from ..class_counts import read_class_counts
 from ..functional.calibration import calibration_bins, calibration_error
 from ..functional.longtail import group_classes
 from ..registry import METRICS
@@ -63,7 +64,8 @@ class LongTailMetric(BaseMetric):
         groups (str | Sequence[int] | Sequence[Sequence[int]]): 'A': many > 100 training images, 20 <= medium <= 100,
             few < 20. 'B': many >= 100, few <= 20. Three sizes, such as (4, 3, 3), in the order of the classes. Or
             three lists of class indices. Defaults to 'A'.
-        num_per_class (Sequence[int], optional): Training counts, for data sets without them in their metainfo.
+        num_per_class (Sequence[int] | str, optional): Training counts, or the path of the JSON file that
+            ``class_stats.py`` writes, for data sets without them in their metainfo.
         num_bins (int): Bins of the calibration errors. Defaults to 15.
         out_dir (str, optional): Where to write ``per_class.json``, with the accuracy of every class, after each
             evaluation. Not written by default.
@@ -83,7 +85,7 @@ class LongTailMetric(BaseMetric):
 
     def __init__(self,
                  groups: str | Sequence[int] | Sequence[Sequence[int]] = 'A',
-                 num_per_class: Sequence[int] | None = None,
+                 num_per_class: Sequence[int] | str | None = None,
                  num_bins: int = 15,
                  out_dir: str | None = None,
                  collect_device: str = 'cpu',
@@ -98,7 +100,7 @@ class LongTailMetric(BaseMetric):
         self.class_groups: dict[str, np.ndarray] = {}
         self.per_class: np.ndarray | None = None
         if num_per_class is not None:
-            self._set_counts(num_per_class)
+            self._set_counts(read_class_counts(num_per_class, 'LongTailMetric'))
 
     @property
     def dataset_meta(self) -> dict | None:

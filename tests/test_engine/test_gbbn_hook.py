@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from allnc_mm.engine.hooks.class_counts_hook import num_per_class
 from allnc_mm.functional import gbbn_eta, sampling_distribution
 
 COUNTS = [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]  # of DigitsLT: 276 images, 3 iterations of 128 an epoch
@@ -162,9 +164,13 @@ def test_a_data_set_without_counts(tmp_path):
     dataset = run.build_dataloader(run._train_dataloader).dataset
     loader = dict(copy.copy(run._train_dataloader), dataset=dataset)
     dataset.full_init()
+    counts = dataset._metainfo.pop('num_per_class')
+    assert num_per_class(SimpleNamespace(train_dataloader=SimpleNamespace(dataset=dataset))) == counts  # from labels
+    assert dataset.metainfo['num_per_class'] == counts
     dataset._metainfo.pop('num_per_class')
+    dataset._metainfo.pop('classes')
     run._train_dataloader = loader
-    with pytest.raises(ValueError, match=r"DigitsLT has no metainfo\['num_per_class'\]; use one of.*metainfo=dict"):
+    with pytest.raises(ValueError, match=r"DigitsLT has no metainfo\['num_per_class'\] and.*metainfo=dict"):
         run.train()
 
 

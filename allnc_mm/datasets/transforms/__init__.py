@@ -1,0 +1,3 @@
+from .whole_batch import WholeBatch
+
+__all__ = ['WholeBatch']

@@ -1,4 +1,4 @@
-
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
@@ -7,16 +7,22 @@ from .gbbn_hook import GBBNHook
 
 
 def num_per_class(runner) -> list[int]:
-    """Training images per class, from their one owner: the training data set's metainfo.
+    """Training images per class: the training data set's metainfo, or counted over its labels.
+
+    What is counted is written to the metainfo, which stays the one owner.
 
     Raises:
-        ValueError: if the data set does not say, with the remedy.
+        ValueError: if the data set says neither, with the remedy.
     """
     dataset = runner.train_dataloader.dataset
     counts = dataset.metainfo.get('num_per_class')
+    if counts is None and hasattr(dataset, 'get_gt_labels') and dataset.metainfo.get('classes'):
+        counts = np.bincount(dataset.get_gt_labels(), minlength=len(dataset.metainfo['classes'])).tolist()
+        dataset._metainfo['num_per_class'] = counts
     if counts is None:
-        raise ValueError(f"The training data set {type(dataset).__name__} has no metainfo['num_per_class']; use one of "
-                         "allnc_mm's long-tailed data sets, or give dataset.metainfo=dict(num_per_class=[...]).")
+        raise ValueError(f"The training data set {type(dataset).__name__} has no metainfo['num_per_class'] and no "
+                         'labels that can be counted (get_gt_labels, classes); use one of the long-tailed data sets of '
+                         'allnc_mm, or give dataset.metainfo=dict(num_per_class=[...]).')
     return [int(n) for n in counts]
 
 

@@ -74,7 +74,9 @@ class AllNCHead(ClsHead):
             raise ValueError('`projector` and `predictor` serve HyCon alone: give `hycon` or remove them.')
         if p2p is not None and p2p.get('target', 'etf') == 'etf' and num_classes > in_channels + 1:
             raise ValueError(f'A simplex ETF of K={num_classes} classes needs d >= {num_classes - 1}, but in_channels '
-                             f"is {in_channels}; set p2p.target='hinge' or widen the neck.")
+                             f"is {in_channels}; set p2p.target='hinge' or 'softmax_code', or widen the neck.")
+        if p2p is not None and p2p.get('target') == 'softmax_code':
+            p2p = dict(p2p, num_classes=num_classes, dim=in_channels)
         self.num_classes, self.in_channels = num_classes, in_channels
         self.predict_head = predict_head
         self.loss_uniform = MODELS.build(loss_uniform)

@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from mmpretrain.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
+from ...class_counts import read_class_counts
 from ...functional.losses import logit_adjusted_cross_entropy
 from ...registry import MODELS
 
@@ -21,22 +22,23 @@ class LogitAdjustedLoss(BaseModule):
 
     Args:
         tau (float): Strength; 0 is plain cross-entropy. Defaults to 1.
-        num_per_class (Sequence[int], optional): Training images per class, from which the prior is taken. Defaults to
-            None: handed over by :class:`ClassCountsHook` from the training data set.
+        num_per_class (Sequence[int] | str, optional): Training images per class, from which the prior is taken, or the
+            path of the JSON file that ``class_stats.py`` writes. Defaults to None: handed over by
+            :class:`ClassCountsHook` from the training data set.
         reduction (str): 'none', 'mean' or 'sum'. Defaults to 'mean'.
         loss_weight (float): Defaults to 1.
     """
 
     def __init__(self,
                  tau: float = 1.0,
-                 num_per_class: Sequence[int] | None = None,
+                 num_per_class: Sequence[int] | str | None = None,
                  reduction: str = 'mean',
                  loss_weight: float = 1.0) -> None:
         super().__init__()
         if reduction not in ('none', 'mean', 'sum'):
             raise ValueError(f"Expected `reduction` to be one of 'none', 'mean', 'sum', but got {reduction!r}.")
         self.tau, self.reduction, self.loss_weight = float(tau), reduction, float(loss_weight)
-        self.num_per_class = None if num_per_class is None else [int(n) for n in num_per_class]
+        self.num_per_class = read_class_counts(num_per_class, 'LogitAdjustedLoss')
         # Not in the state_dict: it follows from the data, and its size is unknown until they are.
         self.register_buffer('log_prior', None, persistent=False)
         if self.num_per_class is not None:

@@ -1,0 +1,54 @@
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
+
+from ...models.utils.device_augmentation import DeviceAugmentation
+from ...registry import HOOKS
+
+
+def _whole(batch):
+    """The collate function of a data set that hands out whole batches."""
+    return batch
+
+
+@HOOKS.register_module()
+class DeviceAugmentationHook(Hook):
+    """Augment whole training batches on the model's device instead of one image at a time in the loader.
+
+    For data sets in memory (:class:`allnc_mm.datasets.InMemoryLongTail`). The config stays as it is: the hook takes the
+    pipeline's transforms, has the data set hand out raw batches, and does crops, flips, colours, AutoAugment and
+    RandAugment with the same settings and distribution for all images at once
+    (:class:`allnc_mm.datasets.transforms.WholeBatch` lists what there is; mmpretrain's ``MultiView`` too). As with the
+    ordinary pipeline the images depend on (seed, epoch, indices of the batch) and on nothing else, but they are other
+    draws of the same distribution. Validation and test keep their pipelines. ::
+
+        custom_hooks = [dict(type='DeviceAugmentationHook')]
+
+    Raises:
+        TypeError: if the training data set does not hold its images in memory.
+        ValueError: if a transform has no counterpart, or the loop is not epoch-based (its workers run already).
+    """
+
+    def before_train(self, runner) -> None:
+        """Rewire the training data loader and the model's data preprocessor."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError('DeviceAugmentationHook needs an epoch-based loop, but train_cfg has by_epoch=False; set '
+                             'train_cfg=dict(by_epoch=True, max_epochs=...) or remove the hook.')
+        dataset = runner.train_dataloader.dataset
+        if not hasattr(dataset, 'whole_batch'):
+            raise TypeError(f'DeviceAugmentationHook needs a data set that holds its images in memory (CIFAR10LT, '
+                            f'CIFAR100LT, DigitsLT), but got {type(dataset).__name__}; remove the hook.')
+        before, views = [], None
+        for transform in dataset.pipeline.transforms:
+            if type(transform).__name__ == 'MultiView':
+                views = [[*before, *pipeline.transforms] for pipeline in transform.transforms]
+            elif views is None:
+                before.append(transform)
+            else:
+                for view in views:
+                    view.append(transform)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        augmentation = DeviceAugmentation(model.data_preprocessor, views or [before])
+        model.data_preprocessor = augmentation.to(next(model.parameters()).device)
+        dataset.whole_batch = True
+        runner.train_dataloader.collate_fn = _whole

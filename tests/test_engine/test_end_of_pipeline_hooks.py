@@ -1,0 +1,112 @@
+"""DeviceAugmentationHook and CleanBNHook in real trainings of a few seconds."""
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from allnc_mm.engine.hooks import CleanBNHook, DeviceAugmentationHook
+
+TINY = Path(__file__).resolve().parents[1] / 'data' / 'tiny_digits.py'
+
+
+class Cut(Exception):
+    pass
+
+
+class Watch(Hook):
+    """Keeps what the model is given; cuts the run at an iteration."""
+
+    def __init__(self, cut_at=None):
+        self.cut_at, self.inputs = cut_at, []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.cut_at:
+            raise Cut
+
+    def before_train(self, runner):
+        forward = runner.model.loss
+
+        def keeping(inputs, data_samples, **kwargs):
+            self.inputs.append((inputs.clone(), torch.cat([sample.gt_label for sample in data_samples])))
+            return forward(inputs, data_samples, **kwargs)
+
+        runner.model.loss = keeping
+
+
+def run(work_dir, hooks, watch, resume=False, **loader):
+    cfg = Config.fromfile(TINY)
+    cfg.work_dir, cfg.resume, cfg.log_level = str(work_dir), resume, 'ERROR'
+    cfg.experiment_name = uuid.uuid4().hex
+    cfg.custom_hooks = [*cfg.custom_hooks, *hooks]
+    cfg.train_dataloader.update(loader)
+    cfg.train_cfg.max_epochs = 2
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(watch)
+    runner.train()
+    return runner
+
+
+def state(work_dir):
+    return CheckpointLoader.load_checkpoint(str(work_dir / 'epoch_2.pth'), logger='silent')['state_dict']
+
+
+def test_device_augmentation_trains_resumes_and_needs_no_workers(tmp_path):
+    hooks, whole = [dict(type='DeviceAugmentationHook')], Watch()
+    runner = run(tmp_path / 'uncut', hooks, whole)
+    labels = runner.train_dataloader.dataset.get_gt_labels()
+    seen = torch.cat([label for _, label in whole.inputs[:len(whole.inputs) // 2]])
+    assert sorted(seen.tolist()) == sorted(labels.tolist())  # an epoch is every image once
+    first, second = (torch.cat([x for x, _ in part]) for part in (whole.inputs[:5], whole.inputs[5:]))
+    assert first.shape[1:] == (3, 8, 8) and not torch.equal(first[:5], second[:5])
+    assert first.min() >= (0 - 64) / 80 - 1e-5 and first.max() > 1  # normalised by the model's own preprocessor
+    assert not any('data_preprocessor' in key for key in state(tmp_path / 'uncut'))
+
+    with pytest.raises(Cut):
+        run(tmp_path / 'cut', hooks, Watch(cut_at=7), num_workers=2, persistent_workers=True)
+    run(tmp_path / 'cut', hooks, Watch(), resume=True)
+    uncut, resumed = state(tmp_path / 'uncut'), state(tmp_path / 'cut')
+    assert uncut.keys() == resumed.keys() and all(torch.equal(uncut[key], resumed[key]) for key in uncut)
+
+
+def test_clean_statistics_are_those_of_the_training_images(tmp_path):
+    """Naive: the statistics of the first BatchNorm over the whole training set, with the weights that were saved."""
+    runner = run(tmp_path, [dict(type='CleanBNHook', batch_size=1000)], Watch())
+    model, dataset = runner.model, runner.train_dataloader.dataset
+    saved = state(tmp_path)
+    name, norm = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d))
+    convolution = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    dataset.set_epoch(1, runner.seed)  # the crops of the last epoch, drawn for the batch of all images
+    batch = torch.stack([sample['inputs'] for sample in dataset.__getitems__(
+        list(DefaultOrder(runner)))]).float()
+    with torch.no_grad():
+        out = convolution((batch - 64) / 80).transpose(0, 1).flatten(1)
+    assert torch.allclose(saved[f'{name}.running_mean'], out.mean(1), atol=1e-4)
+    assert torch.allclose(saved[f'{name}.running_var'], out.var(1), rtol=1e-3)
+    run(tmp_path / 'without', [], Watch())
+    plain = state(tmp_path / 'without')
+    changed = {key for key in plain if not torch.equal(plain[key], saved[key])}
+    assert changed and all('running' in key or 'tracked' in key for key in changed)  # no weight
+
+
+def DefaultOrder(runner):
+    from mmengine.dataset import DefaultSampler
+    return iter(DefaultSampler(runner.train_dataloader.dataset, shuffle=True, seed=runner.seed))
+
+
+def test_clean_bn_refuses():
+    with pytest.raises(ValueError, match='num_samples.*>= 1.*0 and 4'):
+        CleanBNHook(num_samples=0, batch_size=4)
+    with pytest.raises(ValueError, match='by_epoch=True'):
+        CleanBNHook().before_train(SimpleNamespace(train_loop=object()))
+
+
+def test_device_augmentation_refuses():
+    with pytest.raises(ValueError, match='by_epoch=True'):
+        DeviceAugmentationHook().before_train(SimpleNamespace(train_loop=object()))
