@@ -1,0 +1,79 @@
+"""The how-tos do what they say: every block of code in them is run."""
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+import allnc_mm  # noqa: F401
+from allnc_mm.visualization.runs import build_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(page, language):
+    return re.findall(rf'```{language}\n(.*?)```', (ROOT / 'docs' / page).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_own_data(cifar_root, tmp_path):
+    """Real images, three classes of CIFAR-10 with 60, 20 and 6 training images; two epochs instead of 160."""
+    from PIL import Image
+    with np.load(cifar_root / 'cifar10' / 'train.npz', allow_pickle=False) as pack:
+        images, labels = pack['images'], pack['labels']
+    for k, (name, count) in enumerate((('cat', 60), ('lynx', 6), ('robin', 20))):
+        for i, image in enumerate(images[labels == k][:count + 8]):
+            file = tmp_path / 'data/birds' / ('train' if i < count else 'val') / name / f'{i:04}.png'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    (tmp_path / 'tools').symlink_to(ROOT / 'tools')
+    config, = blocks('own_data.md', 'python')
+    assert len(config.splitlines()) == 10
+    (tmp_path / 'birds.py').write_text(config)
+    commands = [command.strip() for command in blocks('own_data.md', 'bash')]
+    tools = [Path(command.split()[1]).name for command in commands]
+    assert tools == ['class_stats.py', 'train.py', 'collapse_report.py']
+    for command in commands:
+        words = shlex.split(command.replace('epoch_160', 'epoch_2'))
+        if words[1].endswith('train.py'):
+            words += ['--cfg-options', 'train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=2']
+        done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True,
+                              env=dict(os.environ, OMP_NUM_THREADS='1'))
+        assert done.returncode == 0, done.stderr[-2000:]
+    page = (tmp_path / 'work_dirs/birds/report/report.html').read_text()
+    assert all(name in page for name in ('cat', 'lynx', 'robin'))
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_other_backbone(number, tmp_path):
+    """The config loads, and a model of the same kind but small trains one step."""
+    file = tmp_path / 'mine.py'
+    file.write_text(blocks('other_backbone.md', 'python')[number])
+    assert len(file.read_text().splitlines()) <= 5
+    cfg = Config.fromfile(file)
+    assert 'class_counts' in cfg.default_hooks
+    small = dict(arch='atto', drop_path_rate=0) if number == 0 else dict(
+        arch=dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=32), img_size=32, patch_size=16)
+    cfg.model.backbone.update(small)
+    cfg.model.backbone.pop('init_cfg', None)
+    cfg.model.head.update(num_classes=5, in_channels=320 if number == 0 else 32)
+    cfg.model.pop('train_cfg', None)
+    model = build_model(cfg)
+    for module in model.modules():
+        if hasattr(module, 'set_class_counts'):
+            module.set_class_counts([50, 20, 10, 5, 2])
+    from mmpretrain.structures import DataSample
+    samples = [DataSample().set_gt_label(i % 5) for i in range(6)]
+    losses = model.loss(torch.randn(6, 3, 32, 32), samples)
+    total = sum(value for name, value in losses.items() if 'loss' in name)
+    total.backward()
+    assert torch.isfinite(total) and ('loss_p2p' in losses) == (number == 1)
+    weight = next(p for p in model.backbone.parameters() if p.requires_grad)
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
