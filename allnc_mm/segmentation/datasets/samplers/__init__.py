@@ -1,0 +1,3 @@
+from .rare_class_sampler import RareClassSampler
+
+__all__ = ['RareClassSampler']

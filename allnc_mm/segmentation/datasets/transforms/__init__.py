@@ -1,0 +1,3 @@
+from .rare_class_crop import RareClassCrop
+
+__all__ = ['RareClassCrop']

@@ -1,0 +1,27 @@
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from ...registry import HOOKS
+
+
+@HOOKS.register_module()
+class AttachMetricsHook(Hook):
+    """Hand the model to every metric that has ``attach`` (:class:`PixelCollapseMetric`), before an evaluation.
+
+    An evaluator of mmengine sees predictions only. Nothing is recorded outside of validation and test.
+    """
+
+    def before_val(self, runner) -> None:
+        """Attach the metrics of the validation."""
+        self._attach(runner, runner.val_evaluator)
+
+    def before_test(self, runner) -> None:
+        """Attach the metrics of the test."""
+        self._attach(runner, runner.test_evaluator)
+
+    @staticmethod
+    def _attach(runner, evaluator) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for metric in evaluator.metrics:
+            if hasattr(metric, 'attach'):
+                metric.attach(model)

@@ -1,0 +1,3 @@
+from .allnc_segmentor import AllNCCascadeSegmentor, AllNCSegmentor
+
+__all__ = ['AllNCCascadeSegmentor', 'AllNCSegmentor']

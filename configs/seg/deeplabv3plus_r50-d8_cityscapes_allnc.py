@@ -1,0 +1,2 @@
+_base_ = './deeplabv3plus_r50-d8_cityscapes_gbbn.py'
+model = dict(geometry=dict(type='PixelGeometry', hycon=_base_.parts.hycon, p2p=_base_.parts.p2p))
