@@ -10,14 +10,13 @@ the training pool. The table is printed from that file, so numbers and configs c
 """
 import argparse
 import json
+import multiprocessing
 import os
 import platform
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from threading import Lock
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -40,7 +39,6 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
 }
 COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier',
            'tail_cosine')
-LOCK = Lock()
 
 
 def results(protocol):
@@ -50,42 +48,91 @@ def results(protocol):
     return path, {(r['name'], r['seed']): r for r in map(json.loads, lines)}
 
 
-def train(job, args):
-    """Train one job in a process of its own, evaluate it in another, and append its record."""
-    name, seed = job
-    stem, overrides = PROTOCOLS[args.protocol]
-    config = METHODS[name].format(stem)
-    slug = ''.join(c if c.isalnum() else '_' for c in name)
-    work_dir = Path(args.work_dirs) / args.protocol / f'{slug}_seed{seed}'
+def start_worker():
+    """Prepare a process that trains one job after the other."""
+    os.environ.update(OMP_NUM_THREADS='1', TORCH_FORCE_WEIGHTS_ONLY_LOAD='1')
+    import torch
+    torch.set_num_threads(1)
+
+
+def train(config, options, work_dir, device_augmentation=False):
+    """Train a config, or what is left of it, and evaluate its last checkpoint, in this process.
+
+    Args:
+        config (str): Path of the config.
+        options (dict): Settings to override, by dotted names.
+        work_dir (str): Folder of the run; its driver.log gets all output.
+        device_augmentation (bool): Augment whole batches on the device.
+
+    Returns:
+        dict: That of :func:`evaluate`, and the ``minutes``.
+    """
+    import allnc_mm  # noqa: F401 isort: skip
+    from allnc_mm.engine.launch import build_runner, latest_checkpoint, load_config
+    work_dir = Path(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    overrides = dict(overrides, **(dict(data_root=args.data_root) if args.data_root else {}))
-    options = {'randomness.seed': seed}
-    for loader in ('train', 'val', 'test'):
-        options.update({f'{loader}_dataloader.dataset.{key}': value for key, value in overrides.items()})
-    env = dict(os.environ, OMP_NUM_THREADS='1')
+    args = argparse.Namespace(config=str(config), cfg_options=options, work_dir=str(work_dir), launcher='none',
+                              local_rank=0, no_pin_memory=True, no_persistent_workers=True)
     start = time.time()
-    with open(work_dir / 'driver.log', 'a') as log:
-        for command in (
-            [ROOT / 'tools/train.py', ROOT / 'configs' / config, '--work-dir', work_dir, '--resume', '--no-validate',
-             '--cfg-options', *(f'{k}={v}' for k, v in options.items())],
-            [__file__, 'evaluate', work_dir]):
-            if subprocess.run([sys.executable, *map(str, command)], env=env, stdout=log, stderr=log).returncode:
-                print(f'{job}: failed, see {work_dir}/driver.log', flush=True)
-                return
-    record = dict(name=name, seed=seed, config=config, minutes=round((time.time() - start) / 60, 1), jobs=args.jobs,
-                  machine=f'{os.cpu_count()} cores, {platform.machine()}',
-                  **json.loads((work_dir / 'evaluation.json').read_text()))
-    with LOCK, open(results(args.protocol)[0], 'a') as file:
-        file.write(json.dumps(record) + '\n')
-    print(f'{job}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min', flush=True)
+    with open(work_dir / 'driver.log', 'a') as log, redirect_stdout(log), redirect_stderr(log):
+        cfg = load_config(args)
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        cfg.experiment_name = f'{work_dir.parent.name}_{work_dir.name}_{start}'
+        cfg.train_dataloader.num_workers = cfg.test_dataloader.num_workers = 0
+        if device_augmentation:
+            cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='DeviceAugmentationHook')]
+        checkpoint = latest_checkpoint(str(work_dir))
+        if checkpoint:
+            cfg.resume, cfg.load_from = True, checkpoint
+        build_runner(cfg).train()
+        minutes = round((time.time() - start) / 60, 1)
+        return dict(minutes=minutes, **evaluate(work_dir))
+
+
+def train_job(protocol, name, seed, args):
+    """Train one job; in a worker."""
+    stem, overrides = PROTOCOLS[protocol]
+    slug = ''.join(c if c.isalnum() else '_' for c in name)
+    overrides = dict(overrides, **(dict(data_root=args.data_root) if args.data_root else {}))
+    options = {'randomness.seed': seed, **{f'{loader}_dataloader.dataset.{key}': value for key, value
+                                           in overrides.items() for loader in ('train', 'val', 'test')}}
+    return train(ROOT / 'configs' / METHODS[name].format(stem), options,
+                 Path(args.work_dirs) / protocol / f'{slug}_seed{seed}', args.device_augmentation)
+
+
+def run(args):
+    """Train what is not done yet, ``args.jobs`` at a time, and append a record for each."""
+    import torch
+    machine = f'{os.cpu_count()} cores, {platform.machine()}'
+    if torch.cuda.is_available():
+        machine = f'{torch.cuda.get_device_name()}, {machine}'
+    todo = []
+    for protocol in args.protocol:
+        done, stem = results(protocol)[1], PROTOCOLS[protocol][0]
+        names = args.only or [n for n, config in METHODS.items() if (ROOT / 'configs' / config.format(stem)).exists()]
+        todo += [(protocol, name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context('spawn'), start_worker) as pool:
+        futures = {pool.submit(train_job, *job, args): job for job in todo}
+        for future in as_completed(futures):
+            protocol, name, seed = futures[future]
+            if future.exception() is not None:
+                print(f'{protocol}, {name}, seed {seed}: {future.exception()!r}', flush=True)
+                continue
+            record = dict(name=name, seed=seed, config=METHODS[name].format(PROTOCOLS[protocol][0]), jobs=args.jobs,
+                          machine=machine, device_augmentation=args.device_augmentation, **future.result())
+            with open(results(protocol)[0], 'a') as file:
+                file.write(json.dumps(record) + '\n')
+            print(f'{protocol}, {name}, seed {seed}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min',
+                  flush=True)
 
 
 def evaluate(work_dir):
-    """Metrics of the last checkpoint to evaluation.json.
+    """Metrics of the last checkpoint.
 
-    'test' are the plain test metrics and the geometry. 'tuned' has, for the running and for re-estimated BatchNorm
-    statistics ('precise': on the training images without mixture, mmpretrain's PreciseBN), the post-hoc shift tau of
-    the logits by the log class prior that is best on the validation split, and the accuracies on both splits with it.
+    'test' are the plain test metrics and the geometry. Where the protocol has a validation split, 'tuned' has, for the
+    running and for re-estimated BatchNorm statistics ('precise': on the training images without mixture, mmpretrain's
+    PreciseBN), the post-hoc shift tau of the logits by the log class prior that is best on the validation split, and
+    the accuracies on both splits with it.
     """
     import allnc_mm  # noqa: F401 isort: skip
     import numpy as np
@@ -95,13 +142,16 @@ def evaluate(work_dir):
     from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
 
     from allnc_mm.visualization.comparison import build_model, evaluate_run, find_run
-    run = evaluate_run(work_dir)
-    out = dict(test={k: round(float(v), 4) for k, v in run.metrics.items()}, tuned={})
-    out['test']['per_class'] = [round(float(v), 2) for v in run.per_class]
+    result = evaluate_run(str(work_dir))
+    out = dict(test={k: round(float(v), 4) for k, v in result.metrics.items()}, tuned={})
+    out['test']['per_class'] = [round(float(v), 2) for v in result.per_class]
 
-    config, checkpoint, _ = find_run(work_dir)
+    config, checkpoint, _ = find_run(str(work_dir))
     cfg = Config.fromfile(config)
-    model = build_model(cfg)
+    if not cfg.test_dataloader.dataset.get('val_per_class'):
+        return out
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    model = build_model(cfg).to(device)
     load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
     loaders = {}
     for split in ('val', 'test'):
@@ -109,23 +159,24 @@ def evaluate(work_dir):
         loaders[split] = Runner.build_dataloader(loader)
     train = {k: v for k, v in cfg.train_dataloader.items() if k != 'batch_sampler'}
     train = Runner.build_dataloader(dict(train, batch_size=128), seed=0)
-    log_prior = np.log(run.num_per_class / run.num_per_class.sum())
-    groups = dict(overall=range(10), **run.groups)
+    log_prior = np.log(result.num_per_class / result.num_per_class.sum())
+    classes = range(len(log_prior))
+    groups = dict(overall=classes, **result.groups)
 
     @torch.no_grad()
     def scores(loader):
         model.eval()
         logits, labels = [], []
         for batch in loader:
-            for sample in model.test_step(batch):
-                logits.append(sample.pred_score.double().clamp_min(1e-30).log().numpy())
-                labels.append(int(sample.gt_label))
-        return np.array(logits), np.array(labels)
+            samples = model.test_step(batch)
+            logits.append(torch.stack([sample.pred_score for sample in samples]))
+            labels += [int(sample.gt_label) for sample in batch['data_samples']]
+        return torch.cat(logits).double().clamp_min(1e-30).log().cpu().numpy(), np.array(labels)
 
     def accuracies(logits, labels, tau):
         hit = (logits - tau * log_prior).argmax(1) == labels
-        per_class = np.array([hit[labels == k].mean() * 100 for k in range(10)])  # both splits are balanced
-        return {name: round(float(per_class[list(group)].mean()), 2) for name, group in groups.items()}
+        per_class = np.array([hit[labels == k].mean() * 100 for k in classes])  # both splits are balanced
+        return {name: round(float(per_class[list(group)].mean()), 2) for name, group in groups.items() if len(group)}
 
     for statistics in ('running', 'precise'):
         if statistics == 'precise':
@@ -138,7 +189,7 @@ def evaluate(work_dir):
         out['tuned'][statistics] = dict(tau=round(float(tau), 2), **{
             f'{split}{suffix}': accuracies(*predictions[split], t)
             for split in loaders for suffix, t in (('', tau), ('_tau0', 0.0))})
-    (Path(work_dir) / 'evaluation.json').write_text(json.dumps(out))
+    return out
 
 
 def table(protocol):
@@ -182,32 +233,24 @@ def insert(protocol, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
-    run = commands.add_parser('run')
-    run.add_argument('protocol', choices=PROTOCOLS)
-    run.add_argument('--only', nargs='+', choices=METHODS, metavar='NAME', help='default: all that have a config')
-    run.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    run.add_argument('--jobs', type=int, default=2, help='runs at a time, one thread each')
-    run.add_argument('--data-root', help='default: that of the config')
-    run.add_argument('--work-dirs', default='work_dirs/protocols')
+    run_ = commands.add_parser('run')
+    run_.add_argument('protocol', choices=PROTOCOLS, nargs='+')
+    run_.add_argument('--only', nargs='+', choices=METHODS, metavar='NAME', help='default: all that have a config')
+    run_.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    run_.add_argument('--jobs', type=int, default=2, help='runs at a time, one CPU thread each')
+    run_.add_argument('--device-augmentation', action='store_true', help='DeviceAugmentationHook; for GPUs')
+    run_.add_argument('--data-root', help='default: that of the config')
+    run_.add_argument('--work-dirs', default='work_dirs/protocols')
     show = commands.add_parser('table')
     show.add_argument('protocol', choices=PROTOCOLS)
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks of the protocol')
-    one = commands.add_parser('evaluate')
-    one.add_argument('work_dir')
     args = parser.parse_args()
-    if args.command == 'table' and args.into:
+    if args.command == 'run':
+        run(args)
+    elif args.into:
         insert(args.protocol, args.into)
-    elif args.command == 'table':
-        print(table(args.protocol))
-    elif args.command == 'evaluate':
-        evaluate(args.work_dir)
     else:
-        done = results(args.protocol)[1]
-        stem = PROTOCOLS[args.protocol][0]
-        names = args.only or [n for n, config in METHODS.items() if (ROOT / 'configs' / config.format(stem)).exists()]
-        jobs = [(name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda job: train(job, args), jobs))
+        print(table(args.protocol))
 
 
 if __name__ == '__main__':

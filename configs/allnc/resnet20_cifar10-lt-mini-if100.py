@@ -10,7 +10,7 @@ model = dict(
         num_classes=10,
         in_channels=64,
         loss_uniform=dict(type='LogitAdjustedLoss', tau=1.1),
-        loss_rebalanced=dict(type='LogitAdjustedLoss', tau=1.1),
+        loss_rebalanced=dict(type='LogitAdjustedLoss', tau=1.5),
         hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.05),
         p2p=dict(type='P2PLoss', means_weight=0.0, classifier_weight=0.1, cross_weight=0.0),
         projector=dict(type='NonLinearNeck', in_channels=64, hid_channels=128, out_channels=128, with_avg_pool=False,
@@ -22,3 +22,4 @@ model = dict(
 # The partner of each mixture moves from natural (q = 1) to class-balanced (q = 0) with eta
 train_dataloader = dict(batch_sampler=dict(type='BilateralSampler', q=0.0, progressive=True))
 default_hooks = dict(gbbn=dict(type='GBBNHook', gamma=2.0))
+custom_hooks = [dict(type='CleanBNHook')]

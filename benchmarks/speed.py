@@ -1,0 +1,249 @@
+"""What the data path and a training step cost, as ratios measured in one run.
+
+python benchmarks/speed.py run {data,step,classes} ...     measures and appends to results/speed.jsonl (default: all)
+python benchmarks/speed.py table                           prints the tables from the latest records
+
+`data`: images per CPU-second of the ordinary pipeline (transforms, collate, data preprocessor) and of
+DeviceAugmentationHook, on CIFAR images in memory. `step`: a training iteration of the mini protocol with everything in
+it (data, hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same
+with mixture, and AllNC; the same number of images is passed in each. `classes`: forward, losses and backward of AllNC's
+head over K beside a linear head with CE, and the peak memory. Contestants take turns, so that a noisy machine hits all;
+times are CPU seconds of one thread, on a GPU wall seconds. Images are random: only their size matters.
+"""
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+import uuid
+from pathlib import Path
+
+import allnc_mm  # noqa: F401 isort: skip
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from allnc_mm.models.utils.device_augmentation import DeviceAugmentation
+from allnc_mm.registry import DATASETS, MODELS
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE.parent / 'configs'
+RESULTS = HERE / 'results' / 'speed.jsonl'
+CUDA = torch.cuda.is_available()
+DEVICE = 'cuda' if CUDA else 'cpu'
+
+
+def clock():
+    """Seconds: CPU time of this process, or wall time after the GPU has finished."""
+    if CUDA:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def take_turns(contestants, rounds=7):
+    """Median seconds of each of several functions, which run one after the other, ``rounds`` times."""
+    seconds = {name: [] for name in contestants}
+    for function in contestants.values():
+        function()  # warm up
+    for _ in range(rounds):
+        for name, function in contestants.items():
+            start = clock()
+            function()
+            seconds[name].append(clock() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+@DATASETS.register_module(force=True)
+class RandomCIFAR10LT(DATASETS.get('CIFAR10LT')):
+    """CIFAR10LT with random pixels: no file is needed."""
+
+    def _read(self, train):
+        rng = np.random.default_rng(0)
+        return rng.integers(0, 256, (50000, 32, 32, 3), dtype=np.uint8), np.arange(50000), np.arange(50000) % 10
+
+
+def measure_data():
+    cfg = Config.fromfile(CONFIGS / 'bcl' / 'resnet32_cifar10-lt-if100.py')
+    strong = cfg.strong_view
+    out = []
+    for name, transforms in (('crop, flip', strong[:2]), ('crop, flip, AutoAugment, cutout', strong)):
+        data = DATASETS.build(dict(type='RandomCIFAR10LT', n_max=500, pipeline=[*transforms, dict(type='PackInputs')]))
+        data.set_epoch(0)
+        plain = MODELS.build(dict(cfg.data_preprocessor, type='MultiViewDataPreprocessor')).to(DEVICE)
+        whole = DeviceAugmentation(plain, [data.pipeline.transforms]).to(DEVICE)
+        batch = list(range(256))
+
+        def run(preprocessor, whole_batch, data=data, batch=batch):
+            data.whole_batch = whole_batch
+            samples = data.__getitems__(batch)
+            preprocessor(samples if whole_batch else default_collate(samples), True)
+
+        seconds = take_turns({'pipeline': lambda plain=plain: run(plain, False),
+                              'device': lambda whole=whole: run(whole, True)})
+        out.append(dict(transforms=name, **{k: round(256 / v) for k, v in seconds.items()}))
+    return out
+
+
+class EpochClock(Hook):
+    """CPU seconds of every epoch but the first."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.seconds = []
+
+    def before_train_epoch(self, runner):
+        self.start = clock()
+
+    def after_train_epoch(self, runner):
+        if runner.epoch:
+            self.seconds.append(clock() - self.start)
+
+
+def train(config, epochs=4):
+    """Seconds per iteration of a config on random images, in the mini protocol."""
+    cfg = Config.fromfile(CONFIGS / config)
+    cfg.work_dir, cfg.log_level, cfg.experiment_name = '/tmp/allnc_speed', 'ERROR', uuid.uuid4().hex
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    cfg.train_dataloader.dataset.update(type='RandomCIFAR10LT')
+    cfg.train_cfg.max_epochs = epochs
+    cfg.default_hooks.checkpoint.update(interval=1000, save_last=False)
+    cfg.custom_hooks = [dict(type='DeviceAugmentationHook')]
+    runner = Runner.from_cfg(cfg)
+    watch = EpochClock()
+    runner.register_hook(watch)
+    runner.train()
+    return watch.seconds, len(runner.train_dataloader)
+
+
+def bare(epochs=4):
+    """The same network, optimiser and precision in a plain loop over ready tensors: no data path, no framework."""
+    cfg = Config.fromfile(CONFIGS / 'ce' / 'resnet20_cifar10-lt-mini-if100.py')
+    model = MODELS.build(cfg.model).to(DEVICE)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, 0.1, 0.9, weight_decay=2e-3)
+    images = torch.randn(1236, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    labels, seconds = torch.arange(1236, device=DEVICE) % 10, []
+    for epoch in range(epochs):
+        start = clock()
+        for x, y in zip(images.split(128), labels.split(128)):
+            with torch.autocast(DEVICE, dtype=torch.bfloat16):
+                z = model.neck(model.backbone(x))[-1]
+            loss = nn.functional.cross_entropy(model.head.fc(z.float()), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if epoch:
+            seconds.append(clock() - start)
+    return seconds, 10
+
+
+def measure_step(rounds=4):
+    configs = {'ImageClassifier, CE': 'ce/resnet20_cifar10-lt-mini-if100.py',
+               'ImageClassifier, CE + mixture': 'ce/resnet20_cifar10-lt-mini-if100_mixture.py',
+               'AllNC without HyCon, P2P': 'allnc/resnet20_cifar10-lt-mini-if100_gbbn.py',
+               'AllNC': 'allnc/resnet20_cifar10-lt-mini-if100.py'}
+    seconds = {}
+    for _ in range(rounds):
+        for name, function in {'bare loop': bare, **{k: lambda c=c: train(c) for k, c in configs.items()}}.items():
+            values, iterations = function()
+            seconds.setdefault(name, []).extend(v / iterations for v in values)
+    return [dict(loop=name, ms=round(1000 * float(np.median(values)), 1)) for name, values in seconds.items()]
+
+
+def measure_classes():
+    out = []
+    for num_classes, dim in ((10, 64), (100, 128), (1000, 2048), (8142, 2048)):
+        head = MODELS.build(dict(
+            type='AllNCHead', num_classes=num_classes, in_channels=dim,
+            hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.05),
+            p2p=dict(type='P2PLoss', target='etf' if num_classes <= dim + 1 else 'hinge', means_weight=0.02,
+                     classifier_weight=0.1, cross_weight=0.02))).to(DEVICE)
+        linear = MODELS.build(dict(type='LinearClsHead', num_classes=num_classes, in_channels=dim)).to(DEVICE)
+        for loss in (head.loss_uniform, head.loss_module):
+            loss.set_class_counts([1] * num_classes)
+        z = torch.randn(256, dim, device=DEVICE, requires_grad=True)
+        soft = torch.eye(num_classes, device=DEVICE)[torch.arange(256) % num_classes]
+
+        def step(function, head=head, z=z, soft=soft):
+            head.zero_grad()
+            total = sum(v for k, v in function((z, )).items() if 'loss' in k)
+            total.backward()
+
+        contestants = {
+            'linear': lambda linear=linear, soft=soft: step(
+                lambda f: dict(loss=nn.functional.cross_entropy(linear.fc(f[-1]), soft))),
+            'allnc': lambda head=head, soft=soft: step(lambda f: head.loss(f, [], soft_labels=soft))}
+        seconds = take_turns(contestants, rounds=3 if num_classes > 1000 else 7)
+        peak = torch.cuda.max_memory_allocated() if CUDA else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        out.append(dict(K=num_classes, d=dim, **{f'{k}_ms': round(1000 * v, 2) for k, v in seconds.items()},
+                        peak_mib=round(peak / 2**20)))
+    return out
+
+
+PARTS = dict(data=measure_data, step=measure_step, classes=measure_classes)
+
+
+def run(parts):
+    init_default_scope('mmpretrain')
+    torch.set_num_threads(1)
+    machine = torch.cuda.get_device_name() if CUDA else f'1 thread of {os.cpu_count()} cores, {platform.machine()}'
+    for part in parts:
+        start = time.time()
+        record = dict(part=part, machine=machine, torch=torch.__version__, rows=PARTS[part]())
+        record['minutes'] = round((time.time() - start) / 60, 1)
+        with open(RESULTS, 'a') as file:
+            file.write(json.dumps(record) + '\n')
+    print(table())
+
+
+def table():
+    """The latest record of each part, as Markdown."""
+    records = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    latest = {record['part']: record for record in records}
+    lines = []
+    for part, record in latest.items():
+        rows = [dict(row) for row in record['rows']]
+        if part == 'data':
+            for row in rows:
+                row['ratio'] = f'{row["device"] / row["pipeline"]:.1f}'
+            title = 'images per second'
+        elif part == 'step':
+            reference = {row['loop']: row['ms'] for row in rows}
+            for row in rows:
+                row['to the bare loop'] = f'{row["ms"] / reference["bare loop"]:.2f}'
+                row['to CE + mixture'] = f'{row["ms"] / reference["ImageClassifier, CE + mixture"]:.2f}'
+            title = 'training iteration, 128 images passed, ResNet-20, bfloat16, channels_last'
+        else:
+            title = "head: 256 features, AllNC's losses beside a linear head with CE; peak is that of the process"
+        lines += [f'`{part}`: {title} ({record["machine"]}, torch {record["torch"]})', '',
+                  '| ' + ' | '.join(rows[0]) + ' |', '| --- ' * len(rows[0]) + '|',
+                  *('| ' + ' | '.join(str(value) for value in row.values()) + ' |' for row in rows), '']
+    return '\n'.join(lines).rstrip()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest='command', required=True)
+    measure = commands.add_parser('run')
+    measure.add_argument('parts', nargs='*', metavar='PART', help=f'{", ".join(PARTS)}; default: all')
+    commands.add_parser('table')
+    args = parser.parse_args()
+    if args.command == 'run':
+        if unknown := set(args.parts) - set(PARTS):
+            parser.error(f'unknown parts {sorted(unknown)}; there are {list(PARTS)}')
+        run(args.parts or list(PARTS))
+    else:
+        print(table())
+
+
+if __name__ == '__main__':
+    main()

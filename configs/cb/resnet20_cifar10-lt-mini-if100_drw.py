@@ -1,0 +1,3 @@
+_base_ = './resnet20_cifar10-lt-mini-if100.py'
+# Deferred: plain cross-entropy at first
+default_hooks = dict(drw=dict(type='DRWHook', start=0.8))

@@ -1,0 +1,10 @@
+_base_ = '../ce/resnet50_imagenet-lt.py'
+model = dict(
+    head=dict(
+        _delete_=True,
+        type='SphericalHead',
+        num_classes=1000,
+        in_channels=2048,
+        temperature=1 / 30,
+        loss=dict(type='ReweightedLoss', loss=dict(type='LDAMLoss', max_margin=0.5, scale=30.0))))
+default_hooks = dict(drw=dict(type='DRWHook', start=0.8))

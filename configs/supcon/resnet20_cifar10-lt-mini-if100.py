@@ -1,0 +1,7 @@
+_base_ = '../bcl/resnet20_cifar10-lt-mini-if100.py'
+model = dict(
+    head=dict(
+        classifier=dict(
+            _delete_=True, type='LinearClsHead', num_classes=10, in_channels=64, loss=dict(type='CrossEntropyLoss')),
+        contrast=dict(balanced=False, loss_weight=1.0),
+        prototypes=None))
