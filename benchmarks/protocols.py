@@ -3,10 +3,10 @@
 python benchmarks/protocols.py run PROTOCOL [--only NAME ...] [--jobs 2]     trains what is not done yet
 python benchmarks/protocols.py table PROTOCOL [--into FILE]                  prints the table from the logs
 
-PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs), or cifar10-if100 or
-cifar10-if50 (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs). A run that was killed resumes from its last
-checkpoint; a finished one is a line in results/PROTOCOL.jsonl. Choices are made on the validation split alone, cut from
-the training pool. The table is printed from that file, so numbers and configs cannot drift.
+PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs), or cifar10-if100,
+cifar10-if50 or cifar10-balanced (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs). A run that was killed
+resumes from its last checkpoint; a finished one is a line in results/PROTOCOL.jsonl. Choices are made on the validation
+split alone, cut from the training pool. The table is printed from that file, so numbers and configs cannot drift.
 """
 import argparse
 import json
@@ -29,13 +29,29 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'ETF + DR': 'etf/{}.py',
     'ETF + DR + mixture': 'etf/{}_mixture.py',
     'BBN': 'bbn/{}.py',
+    'mixup': 'mixup/{}.py',
+    'CB-CE': 'cb/{}.py',
+    'CE-DRW': 'cb/{}_drw.py',
+    'focal': 'focal/{}.py',
+    'LDAM-DRW': 'ldam/{}.py',
+    'cRT': 'crt/{}.py',
+    'LWS': 'lws/{}.py',
+    'SupCon': 'supcon/{}.py',
+    'BCL': 'bcl/{}.py',
+    'ProCo': 'proco/{}.py',
+    'GLMC': 'glmc/{}.py',
     'GBBN alone': 'allnc/{}_gbbn.py',
     'AllNC': 'allnc/{}.py',
+}
+SECOND_STAGE = {  # of a CE run of the same seed: settings that take its checkpoint
+    'cRT': ['model.backbone.init_cfg.checkpoint'],
+    'LWS': ['model.backbone.init_cfg.checkpoint', 'model.head.init_cfg.checkpoint'],
 }
 PROTOCOLS = {  # name: (stem, overrides of the data sets)
     'digits': (DIGITS, dict(val_per_class=24)),
     'cifar10-if100': (MINI, dict(imb_factor=100)),
     'cifar10-if50': (MINI, dict(imb_factor=50)),
+    'cifar10-balanced': (MINI, dict(imb_factor=1)),
 }
 COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier',
            'tail_cosine')
@@ -92,12 +108,15 @@ def train(config, options, work_dir, device_augmentation=False):
 def train_job(protocol, name, seed, args):
     """Train one job; in a worker."""
     stem, overrides = PROTOCOLS[protocol]
-    slug = ''.join(c if c.isalnum() else '_' for c in name)
+    folder = lambda name: Path(args.work_dirs) / protocol / (
+        ''.join(c if c.isalnum() else '_' for c in name) + f'_seed{seed}')
     overrides = dict(overrides, **(dict(data_root=args.data_root) if args.data_root else {}))
     options = {'randomness.seed': seed, **{f'{loader}_dataloader.dataset.{key}': value for key, value
                                            in overrides.items() for loader in ('train', 'val', 'test')}}
-    return train(ROOT / 'configs' / METHODS[name].format(stem), options,
-                 Path(args.work_dirs) / protocol / f'{slug}_seed{seed}', args.device_augmentation)
+    if name in SECOND_STAGE:
+        from allnc_mm.visualization.runs import find_run
+        options.update(dict.fromkeys(SECOND_STAGE[name], find_run(str(folder('CE')))[1]))
+    return train(ROOT / 'configs' / METHODS[name].format(stem), options, folder(name), args.device_augmentation)
 
 
 def run(args):
@@ -110,7 +129,8 @@ def run(args):
     for protocol in args.protocol:
         done, stem = results(protocol)[1], PROTOCOLS[protocol][0]
         names = args.only or [n for n, config in METHODS.items() if (ROOT / 'configs' / config.format(stem)).exists()]
-        todo += [(protocol, name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
+        jobs = [(protocol, name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
+        todo += sorted(jobs, key=lambda job: job[1] in SECOND_STAGE)  # they find their CE run done
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context('spawn'), start_worker) as pool:
         futures = {pool.submit(train_job, *job, args): job for job in todo}
         for future in as_completed(futures):

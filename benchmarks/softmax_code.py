@@ -4,10 +4,10 @@ python benchmarks/softmax_code.py run [quick] [long] [large] [growth]   appends 
 python benchmarks/softmax_code.py table                                 prints the tables from the latest records
 python benchmarks/softmax_code.py plot                                  draws docs/images/softmax_code_growth.png
 
-`quick`: a search of 60 seconds for each size; `long`: of 10 minutes, whose codes are written to allnc_mm/codes, where
-:func:`allnc_mm.geometry_cache.cached_softmax_code` takes them from. `large`: K=8142, d=2048 and K=10000, d=512, at once
-and improved for 10 minutes. `growth`: time and memory of code, bound and P2P loss over K. rho is the one-vs-rest
-distance, its lower bound proven by one_vs_rest_distance.
+`quick`: a search of 60 seconds for each size; `long`: of --seconds, at most 10 minutes, whose codes are written to
+allnc_mm/codes, where :func:`allnc_mm.geometry_cache.cached_softmax_code` takes them from. `large`: K=8142, d=2048 and
+K=10000, d=512, at once and improved for --seconds. `growth`: time and memory of code, bound and P2P loss over K. rho is
+the one-vs-rest distance, its lower bound proven by one_vs_rest_distance.
 """
 import argparse
 import json
@@ -26,6 +26,7 @@ PICTURE = HERE.parent / 'docs' / 'images' / 'softmax_code_growth.png'
 PUBLISHED = {(10, 100): .61416, (20, 100): .8124, (30, 100): .8886, (10, 200): .5052, (20, 200): .7211,
              (30, 200): .8053}
 LARGE = {(2048, 8142): None, (512, 10000): .79659}
+STUDIES = ('quick', 'long', 'large', 'growth')
 GROWTH = [128, 256, 512, 1024, 2048, 4096, 8142]
 
 
@@ -55,7 +56,7 @@ def search(study, d, k, seconds, keep):
         path.write_bytes(dump_code(code))
 
 
-def large(d, k):
+def large(d, k, seconds):
     import torch
 
     from allnc_mm.functional import max_cosine, refine_code, softmax_code
@@ -65,7 +66,7 @@ def large(d, k):
     taken = time.monotonic() - start
     fields = dict(study='large', d=d, K=k, seconds=round(taken, 1), rho=rounded_down(1 - max_cosine(code)))
     start = time.monotonic()
-    finer = refine_code(code, seconds=600)
+    finer = refine_code(code, seconds=seconds)
     fields.update(refined_seconds=round(time.monotonic() - start), refined=rounded_down(1 - max_cosine(finer)),
                   extra_mib=round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
     record(**fields)
@@ -105,14 +106,16 @@ def latest():
 
 def table():
     records = latest()
-    print('| d | K | published | rho, 60 s | rho, 10 min | 1 - max cos | rattlers | gap of the certificate |')
+    print('| d | K | published | rho, 60 s | rho, long (seconds) | 1 - max cos | rattlers | gap of the certificate |')
     print('|---|---|---|---|---|---|---|---|')
     for (d, k), published in PUBLISHED.items():
         quick, long = records.get(('quick', d, k)), records.get(('long', d, k))
-        best = max((r for r in (quick, long) if r), key=lambda r: r['rho'], default=None)
-        if best:
-            print(f'| {d} | {k} | {published} | {quick["rho"] if quick else "-"} | {long["rho"] if long else "-"} | '
-                  f'{best["tammes"]} | {best["rattlers"]} | {best["gap"]} |')
+        if quick or long:
+            best = max((r for r in (quick, long) if r), key=lambda r: r['rho'])
+            cells = [d, k, published, quick['rho'] if quick else '-',
+                     f'{long["rho"]} ({long["seconds"]})' if long else '-', best['tammes'], best['rattlers'],
+                     best['gap']]
+            print('|', ' | '.join(map(str, cells)), '|')
     print('\n| d | K | published | rho at once (seconds) | improved (seconds) | extra memory |')
     print('|---|---|---|---|---|---|')
     for (d, k), published in LARGE.items():
@@ -150,12 +153,15 @@ def plot():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('action', choices=['run', 'table', 'plot'])
-    parser.add_argument('studies', nargs='*', choices=['quick', 'long', 'large', 'growth'], default=[])
+    parser.add_argument('studies', nargs='*', metavar='STUDY', help='quick, long, large, growth; default: all')
+    parser.add_argument('--seconds', type=int, default=600, help='of a long search; default: 600')
     parser.add_argument('--size', type=int, nargs=2, metavar=('D', 'K'), help='only this one')
     args = parser.parse_args()
+    if unknown := set(args.studies) - set(STUDIES):
+        parser.error(f'expected studies of {STUDIES}, but got {sorted(unknown)}')
     if args.action != 'run':
         return table() if args.action == 'table' else plot()
-    for study in args.studies or ['quick', 'long', 'large', 'growth']:
+    for study in args.studies or STUDIES:
         sizes = {'large': list(LARGE), 'growth': [(0, k) for k in GROWTH]}.get(study, list(PUBLISHED))
         for d, k in sizes if args.size is None else [tuple(args.size)]:
             if study == 'growth' and args.size is None:
@@ -163,9 +169,9 @@ def main():
             elif study == 'growth':
                 growth(k)
             elif study == 'large':
-                large(d, k)
+                large(d, k, args.seconds)
             else:
-                search(study, d, k, 60 if study == 'quick' else 600, keep=study == 'long')
+                search(study, d, k, 60 if study == 'quick' else args.seconds, keep=study == 'long')
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -45,34 +46,38 @@ def groups(args, fine: int = 1) -> list[np.ndarray]:
     return [two_groups(*args.classes, ratio, args.samples) for ratio in ratios(args, fine)]
 
 
+def fine(args) -> int:
+    """Points of a curve for each row of the table; of many classes, whose vectors are all kept, the rows alone."""
+    return 8 if sum(args.classes) <= 200 else 1
+
+
 # Each command returns its solutions, those of the table, entries of `extra` in it, and the figure.
-FINE = 8
 def ulpm(args):
     solution = gradient_flow(sum(args.counts, []), args.dim, steps=args.steps, step_size=args.step_size,
                              clock=args.clock, scale=args.scale, seed=args.seed)
-    shown = ('log10_t', 'margin', 'norm/margin', 'optimum', 'std_cos_W', 'NC3', 'W2/H2', 'drift')
+    shown = ('log_loss', 'log10_t', 'margin', 'norm/margin', 'optimum', 'std_cos_W', 'NC3', 'W2/H2', 'drift')
     return [solution], [solution], shown, plots.flow(solution)
 
 
 def layer_peeled(args):
-    found = layer_peeled_sweep(*args.classes, ratios(args, FINE), *args.energies, tail_samples=args.samples)
+    found = layer_peeled_sweep(*args.classes, ratios(args, fine(args)), *args.energies, tail_samples=args.samples)
     figure = plots.sweep({'cross-entropy': found}, found[0].threshold, ('cos_BB', 'h_cos_BB'))
-    return found, found[::FINE], ('gap', ), figure
+    return found, found[::fine(args)], ('gap', ), figure
 
 
 def weight_decay(args):
     head, tail = args.classes
     threshold = collapse_ratio(head, tail, args.samples, *args.decays)
-    found = [weight_decay_ufm(n, *args.decays, args.bias_decay, num_head=head) for n in groups(args, FINE)]
+    found = [weight_decay_ufm(n, *args.decays, args.bias_decay, num_head=head) for n in groups(args, fine(args))]
     for solution in found:
         solution.threshold, solution.threshold_of = threshold, 'R'
     figure = plots.sweep({'weight decay': found}, threshold if threshold >= 1 else math.nan, ('cos_BB', 'h_cos_BB'))
-    return found, found[::FINE], ('s_A', 's_B', 'gap'), figure
+    return found, found[::fine(args)], ('s_A', 's_B', 'gap'), figure
 
 
 def seli_sweep(args):
-    found = [seli(n, num_head=args.classes[0]) for n in groups(args, FINE)]
-    return found, found[::FINE], (), plots.sweep({'SELI': found}, measures=('cos_BB', 'h_cos_BB'))
+    found = [seli(n, num_head=args.classes[0]) for n in groups(args, fine(args))]
+    return found, found[::fine(args)], (), plots.sweep({'SELI': found}, measures=('cos_BB', 'h_cos_BB'))
 
 
 def relu(args):
@@ -80,14 +85,14 @@ def relu(args):
     found = [relu_ufm(sizes, *args.decays)]
     if args.descent:
         found.append(relu_ufm_descent(sizes, *args.decays, seed=args.seed))
-    return found, found, ('vanished', ), plots.classes(found[0])
+    return found, found, ('vanished', ), plots.classes(found)
 
 
 def etf(args):
     head = args.classes[0]
     found = [fixed_etf(n, args.dim, *args.energies, loss=args.loss, form=args.form, seed=args.seed, num_head=head)
              for n in groups(args)]
-    learned = layer_peeled_sweep(*args.classes, ratios(args, FINE), *args.energies, tail_samples=args.samples)
+    learned = layer_peeled_sweep(*args.classes, ratios(args, fine(args)), *args.energies, tail_samples=args.samples)
     figure = plots.sweep({'learned classifier': learned, 'fixed ETF': found}, learned[0].threshold,
                          ('cos_BB', 'h_cos_BB'))
     return [*found, *learned], found, ('min_cos', ), figure
@@ -99,14 +104,14 @@ def sphere(args):
 
 
 def allnc(args):
-    entropy = layer_peeled_sweep(*args.classes, ratios(args, FINE), *args.energies, tail_samples=args.samples)
+    entropy = layer_peeled_sweep(*args.classes, ratios(args, fine(args)), *args.energies, tail_samples=args.samples)
     settings = dict(hycon=args.hycon, p2p=args.p2p, q=args.q, dim=args.dim, tail_samples=args.samples,
                     threshold=entropy[0].threshold, seed=args.seed)
     angles, found = (allnc_sweep(*args.classes, ratios(args), *args.energies, eta=eta, **settings)
                      for eta in (1.0, args.eta))
-    figure = plots.sweep({'cross-entropy': entropy, 'with HyCon and P2P': angles,
-                          f'AllNC: GBBN too, eta = {args.eta:g}': found}, entropy[0].threshold)
-    return [*entropy, *angles, *found], [*entropy[::FINE], *angles, *found], (), figure
+    figure = plots.sweep({'cross-entropy': entropy, 'cross-entropy, HyCon, P2P': angles,
+                          f'AllNC: all three terms, eta = {args.eta:g}': found}, entropy[0].threshold)
+    return [*entropy, *angles, *found], [*entropy[::fine(args)], *angles, *found], (), figure
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -194,13 +199,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one model; 0 on success, 2 on an impossible setting, 1 where a solver gave up."""
+    """Run one model; 0 on success, 2 on an impossible setting or path, 1 where a solver gave up."""
     args = build_parser().parse_args(argv)
     try:
+        for path in (args.json, args.png):  # before the work, not after it
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         solutions, printed, shown, figure = args.run(args)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        return 1 if isinstance(error, RuntimeError) else 2
     console = Console()
     if not console.is_terminal:  # a file has no width to respect
         console = Console(width=250)

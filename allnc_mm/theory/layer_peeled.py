@@ -197,11 +197,16 @@ def layer_peeled(num_head: int, num_tail: int, ratio: float, energy_w: float = 1
     counts = two_groups(num_head, num_tail, ratio, tail_samples)
     problem = _TwoGroupProblem(sizes, math.log(ratio))
     several = sizes > 1
+    if start is not None and not start[2:].any():
+        start = None  # a core of zero has no direction to grow in
     merged = problem.climb(rho, (several[0], False, True, True),
                            None if start is None else start * [1, 0, 1, 1])
     x = merged
     if several[1] and _excess(problem, merged) < 0:
         x = problem.climb(rho, (several[0], True, True, True), start if start is not None and start[1] else None)
+    bare = x * [1, 1, 0, 0]
+    if problem.norm(bare) and problem.gap(bare * rho / problem.norm(bare), rho) <= problem.gap(x, rho):
+        x = bare * rho / problem.norm(bare)  # between the groups there is nothing but rounding: |w_B| = 0
     gap, value = problem.gap(x, rho), problem.log_loss(x)[0]
     if not gap < MAX_GAP * max(1, -value):
         raise RuntimeError(f'The layer-peeled model with {num_head} + {num_tail} classes, ratio={ratio:g}, '

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ class Solution:
         logits = (weight - weight.mean(0)) @ (means - means.mean(0)).T
         return float(torch.linalg.matrix_norm(logits, 2))
 
-    @property
+    @cached_property
     def collapsed(self) -> bool | None:
         """bool | None: Whether the classes of B are one to the classifier; None without two classes in B."""
         head, tail = self.groups()
@@ -81,13 +82,11 @@ class Solution:
         scale = self.spread(head) if len(head) > 1 else float(torch.linalg.matrix_norm(self.weight @ self.means.T, 2))
         return self.spread(tail) <= COLLAPSED * scale
 
-    def row(self) -> dict[str, float | str | bool | None]:
-        """The row of the table, by column. Cosines are means over the pairs, lengths means over the classes."""
+    @cached_property
+    def geometry(self) -> dict[str, float]:
+        """dict[str, float]: Cosines (means over the pairs) and ratios of lengths (means over the classes)."""
         head, tail = self.groups()
-        row: dict[str, float | str | bool | None] = dict(
-            model=self.model, K_A=len(head), K_B=len(tail), n_A=float(self.counts[head].mean()),
-            n_B=float(self.counts[tail].mean()) if len(tail) else math.nan,
-            knobs=_knobs(self.knobs), loss=self.loss, nc1=self.nc1)
+        row = {}
         for prefix, vectors, center in (('', self.weight, False), ('h_', self.means, self.center_means)):
             between = pairwise_cosines(vectors, center)[head[:, None], tail]
             between = between[~between.isnan()]
@@ -98,9 +97,16 @@ class Solution:
             norms = vectors.norm(dim=1)
             shorter = float(norms[tail].mean()) if len(tail) else math.nan
             row[name] = float(norms[head].mean()) / shorter if shorter else math.inf
-        row.update(threshold=self.threshold, threshold_of=self.threshold_of, collapsed=self.collapsed,
-                   seconds=self.seconds, **self.extra)
         return row
+
+    def row(self) -> dict[str, float | str | bool | None]:
+        """The row of the table, by column."""
+        head, tail = self.groups()
+        return dict(
+            model=self.model, K_A=len(head), K_B=len(tail), n_A=float(self.counts[head].mean()),
+            n_B=float(self.counts[tail].mean()) if len(tail) else math.nan, knobs=_knobs(self.knobs), loss=self.loss,
+            nc1=self.nc1, **self.geometry, threshold=self.threshold, threshold_of=self.threshold_of,
+            collapsed=self.collapsed, seconds=self.seconds, **self.extra)
 
 
 TITLES = {'nc1': 'NC1', 'h_cos_AA': 'cos_AA (H)', 'h_cos_AB': 'cos_AB (H)', 'h_cos_BB': 'cos_BB (H)',

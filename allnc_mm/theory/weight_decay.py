@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .blocks import Blocks, check_counts, check_positive, cross_entropy, grouped, slopes
+from .blocks import Blocks, check_counts, check_positive, cross_entropy, grouped, slopes, two_groups
 from .solution import Solution
 
 __all__ = ['collapse_count', 'collapse_ratio', 'seli', 'weight_decay_ufm']
@@ -26,10 +26,14 @@ def collapse_count(num_samples: float, decay_w: float, decay_h: float) -> float:
         decay_w (float): :math:`\lambda_W`.
         decay_h (float): :math:`\lambda_H`.
 
+    Raises:
+        ValueError: for settings that are not positive.
+
     Example:
         >>> round(collapse_count(3000, 0.0033, 0.0033))
         98
     """
+    check_positive(num_samples=num_samples, decay_w=decay_w, decay_h=decay_h)
     return num_samples ** 2 * decay_w * decay_h
 
 
@@ -38,11 +42,27 @@ def collapse_ratio(num_head: int, num_tail: int, tail_samples: float, decay_w: f
 
     .. math:: R^* = \frac{1}{K_A} \left(\frac{1}{\sqrt{\lambda_W \lambda_H n_B}} - K_B\right)
 
+    Below 1, two or more minority classes are collapsed at every ratio. A single one has none to collapse with: NaN.
+
+    Args:
+        num_head (int): Number of majority classes K_A.
+        num_tail (int): Number of minority classes K_B.
+        tail_samples (float): n_B.
+        decay_w (float): :math:`\lambda_W`.
+        decay_h (float): :math:`\lambda_H`.
+
+    Raises:
+        ValueError: for empty groups, and settings that are not positive.
+
     Example:
         >>> round(collapse_ratio(5, 5, 100, 0.005, 0.005), 6)
         3.0
     """
-    return (1 / math.sqrt(decay_w * decay_h * tail_samples) - num_tail) / num_head
+    check_positive(tail_samples=tail_samples, decay_w=decay_w, decay_h=decay_h)
+    two_groups(num_head, num_tail, 1.0)  # refuses empty groups
+    if num_tail < 2:
+        return math.nan
+    return (1 / math.sqrt(decay_w) / math.sqrt(decay_h) / math.sqrt(tail_samples) - num_tail) / num_head
 
 
 def weight_decay_ufm(num_per_class: Sequence[float], decay_w: float = 3e-3, decay_h: float = 3e-3,

@@ -2,8 +2,8 @@ _base_ = ['mmseg::_base_/models/deeplabv3plus_r50-d8.py', '../_base_/datasets/ca
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     pretrained=None,
-    backbone=dict(depth=18, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
+    backbone=dict(depth=18, stem_channels=32, base_channels=32, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)),
     decode_head=dict(
-        in_channels=512, channels=128, dilations=(1, 2, 4, 6), c1_in_channels=64, c1_channels=24, num_classes=11,
+        in_channels=256, channels=64, dilations=(1, 2, 4, 6), c1_in_channels=32, c1_channels=24, num_classes=11,
         loss_decode=dict(avg_non_ignore=True)),
-    auxiliary_head=dict(in_channels=256, channels=64, num_classes=11, loss_decode=dict(avg_non_ignore=True)))
+    auxiliary_head=dict(in_channels=128, channels=32, num_classes=11, loss_decode=dict(avg_non_ignore=True)))

@@ -307,13 +307,13 @@ TERMS = ('means', 'classifier', 'cross', 'norm')
 CODE = torch.nn.functional.normalize(torch.randn(7, 3, generator=torch.Generator().manual_seed(9)), dim=1)
 
 
-@pytest.mark.parametrize('block', [None, 2, 3])
+@pytest.mark.parametrize('block, dim', [(None, 9), (2, 9), (3, 9), (3, 4)])  # the last one has the low-rank form
 @pytest.mark.parametrize('present', [None, [1, 0, 1, 1, 0, 1, 1], [0, 0, 1, 0, 0, 0, 0], [0] * 7])
 @pytest.mark.parametrize('target', ['etf', 'hinge', CODE])
-def test_p2p_against_loops(target, present, block, monkeypatch):
+def test_p2p_against_loops(target, present, block, dim, monkeypatch):
     if block:
         monkeypatch.setattr(losses, '_BLOCK', block)
-    means, weight = p2p_data()
+    means, weight = p2p_data(dim=dim)
     present = None if present is None else torch.tensor(present, dtype=torch.bool)
     terms = p2p_terms(means, weight, present=present, target=target, terms=TERMS)
     expected = naive_p2p(means, weight, present, target)
@@ -335,12 +335,13 @@ def test_p2p_with_one_side_missing():
     assert p2p_loss(means, weight, means_weight=0, classifier_weight=0, cross_weight=0).item() == 0
 
 
+@pytest.mark.parametrize('dim', [9, 4])
 @pytest.mark.parametrize('target', ['etf', 'hinge', CODE])
-def test_row_blocks_give_the_same_gradients(target, monkeypatch):
+def test_row_blocks_give_the_same_gradients(target, dim, monkeypatch):
     grads = []
     for block in (2048, 2):
         monkeypatch.setattr(losses, '_BLOCK', block)
-        means, weight = (x.requires_grad_() for x in p2p_data())
+        means, weight = (x.requires_grad_() for x in p2p_data(dim=dim))
         present = torch.tensor([1, 0, 1, 1, 1, 1, 1], dtype=torch.bool)
         p2p_loss(means, weight, present=present, target=target).backward()
         grads.append((means.grad, weight.grad))

@@ -116,6 +116,16 @@ def test_class_means_take_soft_labels_and_give_no_gradient():
     torch.testing.assert_close(x.grad, z.grad)
 
 
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_class_means_survive_a_step_that_overflowed(momentum):
+    head = CMFHead(3, 2, momentum=momentum)
+    head.loss((torch.eye(2), ), samples([0, 1]))
+    before = head.weight.clone()
+    broken = torch.tensor([[float('inf'), 1.0], [float('nan'), 1.0], [float('nan'), 0.0]])
+    assert head.loss((broken, ), samples([0, 1, 2]))['loss'].isnan()  # and it is not hidden
+    assert torch.equal(head.weight, before)
+
+
 @pytest.mark.parametrize('kind', HEADS)
 @pytest.mark.parametrize('loss', [CE, DR, dict(type='LabelSmoothLoss', label_smooth_val=0.1),
                                   dict(type='LogitAdjustedLoss', num_per_class=list(range(1, K + 1)))])

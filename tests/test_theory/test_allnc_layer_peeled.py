@@ -1,5 +1,8 @@
 """The terms of AllNC in the layer-peeled model: minority collapse vanishes."""
+import math
+
 import pytest
+import torch
 
 from allnc_mm.theory import allnc_layer_peeled, layer_peeled
 
@@ -14,9 +17,8 @@ def test_without_the_terms_it_is_the_layer_peeled_model():
             assert found.row()[name] == pytest.approx(convex.row()[name], abs=1e-5)
 
 
-@pytest.mark.parametrize('eta', [1.0, 0.5])
-def test_collapse_vanishes(eta):
-    ratio = 100
+@pytest.mark.parametrize('eta, ratio', [(1.0, 100), (0.5, 100), (0.5, 1000)])
+def test_collapse_vanishes(eta, ratio):
     assert layer_peeled(5, 5, ratio, 1, 5).collapsed
     found = allnc_layer_peeled(5, 5, ratio, 1, 5, eta=eta)
     row = found.row()
@@ -27,10 +29,26 @@ def test_collapse_vanishes(eta):
     assert (row['w_A/w_B'] < 2) == (eta < 1)
 
 
-def test_balanced_it_is_the_simplex():
-    row = allnc_layer_peeled(2, 2, 1).row()
+@pytest.mark.parametrize('ratio, settings', [(1, dict()), (1000, dict(hycon=0, p2p=0, eta=0))],
+                         ids=['balanced', 'class-balanced sampling alone'])
+def test_balanced_classes_or_batches_give_the_simplex(ratio, settings):
+    row = allnc_layer_peeled(2, 2, ratio, **settings).row()
     for name in ('cos_AA', 'cos_AB', 'cos_BB', 'h_cos_AA', 'h_cos_AB', 'h_cos_BB'):
         assert row[name] == pytest.approx(-1 / 3, abs=1e-4)
+
+
+def test_the_seed_sets_the_start():
+    settings = dict(features_per_class=1, hycon=0)
+    first, again, other = (allnc_layer_peeled(2, 2, 3, seed=seed, **settings) for seed in (0, 0, 1))
+    assert (first.weight == again.weight).all()
+    # another frame, the same optimum
+    assert not torch.allclose(first.weight, other.weight, atol=0.1)
+    assert other.loss == pytest.approx(first.loss, abs=1e-6)
+
+
+def test_long_features():
+    row = allnc_layer_peeled(2, 2, 100, 1, 1e6).row()
+    assert all(math.isfinite(row[name]) for name in ('loss', 'cos_BB', 'w_A/w_B')) and row['collapsed'] is False
 
 
 def test_impossible_settings():

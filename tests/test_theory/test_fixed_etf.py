@@ -32,6 +32,16 @@ def test_long_and_short_vectors(energies):
     assert fixed_etf([1000, 1000, 1, 1], 6, *energies).extra['min_cos'] == pytest.approx(1, abs=1e-9)
 
 
+def test_a_thousand_classes():
+    found = fixed_etf([1000] * 500 + [1] * 500, energy_h=5)
+    assert found.extra['min_cos'] == pytest.approx(1, abs=1e-9) and found.collapsed is False
+
+
+def test_the_seed_sets_frame_and_start():
+    first, again, other = (fixed_etf([3, 1, 1], seed=seed) for seed in (0, 0, 1))
+    assert (first.means == again.means).all() and (first.means - other.means).abs().max() > 0.1
+
+
 def test_impossible_settings():
     with pytest.raises(ValueError, match='num_classes=5 needs dim >= 4, but got dim=3'):
         fixed_etf([1] * 5, 3)

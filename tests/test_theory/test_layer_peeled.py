@@ -63,12 +63,26 @@ def test_cosine_only_grows_with_the_imbalance():
 
 
 @pytest.mark.parametrize('classes, ratio, energy', [
-    ((500, 500), 100, 1), ((10, 990), 3, 100), ((2, 2), 100, 1e6), ((1, 2), 100, 1e4), ((2, 2), 3, 1e-3)])
+    ((500, 500), 1.05, 5), ((10, 990), 3, 100), ((2, 2), 100, 1e6), ((1, 2), 100, 1e4), ((2, 2), 1.01, 1e-3)])
 def test_many_classes_and_long_and_short_vectors(classes, ratio, energy):
     solution = layer_peeled(*classes, ratio, energy_h=energy)
     row = solution.row()
     assert all(math.isfinite(row[name]) for name in ('cos_AB', 'cos_BB', 'w_A/w_B'))
     assert solution.extra['gap'] < 1e-6 * max(1, -solution.extra['log_loss'])
+
+
+@pytest.mark.parametrize('classes, ratio, energy', [((500, 500), 100, 1), ((500, 500), 1.2, 5), ((2, 2), 3, 1e-3)])
+def test_far_beyond_the_threshold_the_minority_has_no_vectors(classes, ratio, energy):
+    solution = layer_peeled(*classes, ratio, energy_h=energy)
+    assert solution.collapsed is True and solution.row()['w_A/w_B'] == math.inf
+    assert float(solution.weight[classes[0]:].abs().max()) == 0
+    assert abs(solution.extra['gap']) < 1e-12  # and that is the optimum, not a rounding
+
+
+def test_a_sweep_restarts_where_vectors_have_vanished():
+    sweep = layer_peeled_sweep(50, 50, [10, 1.5], 1, 5)  # backwards, from zero vectors
+    assert sweep[0].row()['w_A/w_B'] == math.inf
+    assert sweep[1].row()['cos_BB'] == pytest.approx(layer_peeled(50, 50, 1.5, 1, 5).row()['cos_BB'], abs=1e-4)
 
 
 def test_a_threshold_beyond_float64_is_infinite():

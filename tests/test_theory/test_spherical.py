@@ -26,6 +26,11 @@ def test_optimal_at_any_temperature(number, dim, rho):
         assert solution.extra['rho'] == pytest.approx(rho, abs=1e-6)
 
 
+def test_the_seed_sets_the_start():
+    first, again, other = (spherical(5, 3, [0.1], restarts=1, seed=seed)[0] for seed in (0, 0, 1))
+    assert (first.weight == again.weight).all() and (first.weight - other.weight).abs().max() > 0.1
+
+
 def test_impossible_settings():
     with pytest.raises(ValueError, match='`temperature` to be positive and finite, but got 0'):
         spherical(8, 3, [1, 0])

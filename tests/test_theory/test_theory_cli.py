@@ -36,7 +36,8 @@ def test_every_model_prints_a_table_and_writes_its_files(model, tmp_path, capsys
     assert model in printed and 'loss' in printed and 'rows.json' in printed
     rows = json.loads((tmp_path / 'new' / 'rows.json').read_text())
     assert all(COLUMNS <= set(row) for row in rows) and len(rows) >= 1
-    assert (tmp_path / 'new' / 'picture.png').read_bytes()[:4] == b'\x89PNG'
+    picture = (tmp_path / 'new' / 'picture.png').read_bytes()
+    assert picture[:4] == b'\x89PNG' and len(picture) < 200_000
 
 
 def test_it_runs_as_a_module(monkeypatch, tmp_path, capsys):
@@ -56,11 +57,26 @@ def test_it_runs_as_a_module(monkeypatch, tmp_path, capsys):
     ('seli --points 0', '--points of at least 1, but got 0'),
     ('ulpm --dim 1', '`dim` of at least K - 1 = 3, but got 1'),
     ('relu --decays 0 1', '`decay_w` to be positive and finite, but got 0'),
+    ('weight-decay --decays 0 1', '`decay_w` to be positive and finite, but got 0'),
+    ('seli --json /dev/null/rows.json', '/dev/null'),
 ])
 def test_impossible_settings_are_one_line(command, message, capsys):
     assert main(command.split()) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and message in error and error.count('\n') == 1
+
+
+@pytest.mark.parametrize('command, said', [
+    ('weight-decay --classes 3 1', 'K_B 1'),  # no angle within one class
+    ('weight-decay --ratios 4 9 --points 2', 'yes'),  # vectors that are zero
+    ('ulpm --steps 5', 'log10_t'),  # not yet at time 1
+    ('relu --decays 10 10', '4'),  # everything vanishes
+    ('seli --classes 500 500 --points 2', 'K_A 500, K_B 500'),
+])
+def test_pictures_of_what_has_little_to_show(command, said, tmp_path, capsys):
+    files = ['--json', str(tmp_path / 'rows.json'), '--png', str(tmp_path / 'picture.png')]
+    assert main([*command.split(), *files]) == 0
+    assert said in capsys.readouterr().out and (tmp_path / 'picture.png').stat().st_size < 200_000
 
 
 def test_a_count_that_is_none(capsys):

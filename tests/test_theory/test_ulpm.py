@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from allnc_mm.theory import gradient_flow, growth_margin, seli
 
@@ -36,12 +37,18 @@ def test_direction_tends_to_the_simplex(flow):
     assert min(ratios) >= 3 * math.sqrt(10) - 1e-9
     assert all(after <= before * (1 + 1e-6) for before, after in zip(ratios, ratios[1:]))
     assert flow.extra['drift'] < 1e-6 * float(flow.weight.square().sum())
+    # once separated, the classifier decides as the nearest class mean does (NC4), for any point between the means
+    points = (flow.means[:, None] + 0.9 * flow.means).flatten(0, 1)
+    nearest = torch.cdist(points, flow.means).argmin(1)
+    assert torch.equal((points @ flow.weight.T).argmax(1), nearest) and set(nearest.tolist()) == {0, 1, 2, 3}
 
 
-def test_same_seed_same_flow(flow):
+def test_the_seed_sets_the_flow(flow):
     again = gradient_flow([10] * 4, dim=8, seed=flow.knobs['seed'], steps=50)
     once_more = gradient_flow([10] * 4, dim=8, seed=flow.knobs['seed'], steps=50)
     assert (again.weight == once_more.weight).all()
+    other = gradient_flow([10] * 4, dim=8, seed=flow.knobs['seed'] + 1, steps=50)
+    assert not torch.allclose(again.weight, other.weight, atol=0.1)
 
 
 def test_imbalanced_flow_tends_to_seli():

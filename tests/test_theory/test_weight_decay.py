@@ -72,8 +72,19 @@ def test_threshold_does_not_see_the_bias_or_how_the_decay_is_split(decay_b):
 def test_ratio_of_the_threshold():
     ratio = collapse_ratio(5, 5, 100, 0.005, 0.005)
     assert ratio == pytest.approx(3)
+    assert collapse_ratio(3, 7, 100, 0.005, 0.005) == pytest.approx(13 / 3)  # N = 2000, so n_A = 433
+    assert math.isnan(collapse_ratio(5, 1, 100, 0.005, 0.005))  # one class has none to collapse with
     for share, collapsed in ((0.99, False), (1.01, True)):
         assert weight_decay_ufm([100 * ratio * share] * 5 + [100] * 5, 0.005, 0.005).collapsed is collapsed
+
+
+@pytest.mark.parametrize('decay', [0.004, 0.006, 0.008, 0.013])
+def test_every_group_of_equal_classes_has_its_own_threshold(decay):
+    sizes, samples = (3, 2, 2), np.array([400.0, 150.0, 50.0])
+    weight = weight_decay_ufm(np.repeat(samples, sizes), decay, decay).weight
+    spread = np.array([float(part.std(0, correction=0).square().sum()) for part in weight.split(sizes)])
+    merged = np.sqrt(samples) / (sizes @ samples) <= decay  # .0125, .0077, .0044
+    assert ((spread < 1e-20) == merged).all() and merged.sum() == {0.004: 0, 0.006: 1, 0.008: 2, 0.013: 3}[decay]
 
 
 def test_any_counts_against_descent_on_weight_features_and_bias():
@@ -145,11 +156,14 @@ def test_two_group_formulas():
     assert row['cos_AB'] == pytest.approx(-s_0 / total / math.sqrt(w_A * w_B), rel=1e-12)
 
 
-def test_seli_is_the_minimum_of_the_margin_problem():
-    value, logits = margin_problem([6, 6, 1, 1], 4)
-    assert seli([6, 6, 1, 1]).loss == pytest.approx(5.320318436, abs=1e-9)
-    assert value == pytest.approx(5.320318436, abs=1e-8)
-    np.testing.assert_allclose(logits, np.repeat(np.eye(4) - 0.25, [6, 6, 1, 1], axis=1), atol=1e-6)
+@pytest.mark.parametrize('counts, dim, least', [
+    ([6, 6, 1, 1], 4, 5.320318436), ([2] * 3, 3, 2 * math.sqrt(2)), ([2] * 4, 3, 3 * math.sqrt(2)),
+    ([5] * 4, 4, 3 * math.sqrt(5))])
+def test_seli_is_the_minimum_of_the_margin_problem(counts, dim, least):
+    value, logits = margin_problem(counts, dim)
+    assert seli(counts).loss == pytest.approx(least, abs=1e-9)
+    assert value == pytest.approx(least, abs=1e-8)
+    np.testing.assert_allclose(logits, np.repeat(np.eye(len(counts)) - 1 / len(counts), counts, axis=1), atol=1e-6)
 
 
 def test_seli_never_collapses_and_is_the_limit_of_no_decay():
@@ -164,5 +178,11 @@ def test_impossible_settings():
         weight_decay_ufm([5, 5], 0, 1)
     with pytest.raises(ValueError, match='`decay_b` to be positive'):
         weight_decay_ufm([5, 5], 1, 1, -1)
+    with pytest.raises(ValueError, match='`decay_h` to be positive and finite, but got 0'):
+        collapse_ratio(5, 5, 100, 1, 0)
+    with pytest.raises(ValueError, match='`num_tail` to be a positive number of classes, but got 0'):
+        collapse_ratio(5, 0, 100, 1, 1)
+    with pytest.raises(ValueError, match='`num_samples` to be positive and finite, but got -1'):
+        collapse_count(-1, 1, 1)
     with pytest.raises(RuntimeError, match='not solved in max_steps=3: relative gap .* Allow more steps'):
         weight_decay_ufm([500, 100, 20], 1e-5, 1e-5, max_steps=3)

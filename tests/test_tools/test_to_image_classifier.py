@@ -34,6 +34,9 @@ HEADS = {
     'etf with batch norm': dict(type='ETFHead', norm_cfg=dict(type='BN1d')),
     'etf, learned': dict(type='ETFHead', loss=dict(type='CrossEntropyLoss'), learnable_length=True, rotation=True,
                          norm_cfg=dict(type='BN1d', affine=False)),
+    'softmax code': dict(type='SoftmaxCodeHead', length=9.0),
+    'spherical': dict(type='SphericalHead', temperature=0.2, learnable_temperature=True),
+    'class means': dict(type='CMFHead'),
 }
 
 
@@ -64,6 +67,8 @@ def trained(cfg):
             buffer.normal_()
         if name.endswith('running_var'):
             buffer.uniform_(0.5, 2)
+        if name == 'head.weight':  # class means
+            buffer.normal_()
     return model.eval()
 
 
@@ -107,6 +112,27 @@ def test_one_trunk_one_map_the_same_predictions(name, tmp_path):
     assert saved['meta'] == dict(dataset_meta=dict(classes=tuple('abcde'))) and set(saved) == {'state_dict', 'meta'}
 
 
+@pytest.mark.parametrize('name', ['shared', 'softmax code'])
+def test_onnx_with_any_batch_size(name, tmp_path):
+    """The README's lines for an export."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    arguments, _ = save(tmp_path, config(HEADS[name]))
+    new_config, new_checkpoint = tool.convert(*arguments)
+
+    from mmpretrain.apis import get_model
+    model = get_model(new_config, pretrained=new_checkpoint).eval()
+    torch.onnx.export(model, (torch.rand(2, 3, 16, 16), ), str(tmp_path / 'model.onnx'), input_names=['image'],
+                      output_names=['logits'], dynamic_shapes=[{0: torch.export.Dim('batch')}], verbose=False)
+
+    session = onnxruntime.InferenceSession(str(tmp_path / 'model.onnx'), providers=['CPUExecutionProvider'])
+    for batch in (1, 2, 5):
+        images = torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(batch))
+        logits, = session.run(['logits'], dict(image=images.numpy()))
+        with torch.no_grad():
+            expected = model(images)
+        torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize('backbone', [OWN, STOCK])
 def test_the_config_needs_allnc_only_for_its_own_parts(backbone, tmp_path):
     arguments, _ = save(tmp_path, config(HEADS['shared'], backbone=backbone))
@@ -126,7 +152,7 @@ def test_weights_of_data_parallel_and_bare_state_dicts(tmp_path):
 
 
 @pytest.mark.parametrize('head, error, message', [
-    (dict(type='LinearClsHead'), TypeError, 'AllNCHead or an ETFHead, but got LinearClsHead; stock heads need no conv'),
+    (dict(type='LinearClsHead'), TypeError, 'AllNCHead, ETFHead, .* but got LinearClsHead; stock heads need no conv'),
     (dict(type='ETFHead', norm_cfg=dict(type='LN')), ValueError, 'norm_cfg=LayerNorm.*only BN1d behind GlobalAverage'),
 ])
 def test_heads_without_a_counterpart(head, error, message, tmp_path):

@@ -1,8 +1,9 @@
-"""Turn a trained AllNC or ETF model into a stock mmpretrain one: ``to_image_classifier.py CONFIG CHECKPOINT OUT``.
+"""Turn a model with a head of allnc_mm into a stock mmpretrain one: ``to_image_classifier.py CONFIG CHECKPOINT OUT``.
 
 What serves the training alone (projector, predictor, second branch, moving averages) is left behind. An ``AllNCHead``
-becomes a ``LinearClsHead``. An ``ETFHead`` gives scaled cosines, so it becomes an ``ArcFaceClsHead`` without margin,
-and its batch norm a ``LinearNeck``. Trunk and predictions stay the same; that is checked before anything is written.
+becomes a ``LinearClsHead``. A head of scaled cosines (``ETFHead``, ``SoftmaxCodeHead``, ``SphericalHead``,
+``CMFHead``) becomes an ``ArcFaceClsHead`` without margin, and its batch norm a ``LinearNeck``. Trunk and predictions
+stay the same; that is checked before anything is written.
 
 OUT.pth holds weights and class names; OUT.py the model and the test pipeline, for ``mmpretrain.apis``. It needs
 allnc_mm only where the trunk or the pipeline has a part of it.
@@ -18,7 +19,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from allnc_mm.models import AllNCHead, ETFHead
+from allnc_mm.models import AllNCHead
+from allnc_mm.models.heads.cosine_head import CosineHead
 from allnc_mm.registry import MODELS, TRANSFORMS
 
 
@@ -61,28 +63,28 @@ def stock_head(model: nn.Module) -> tuple[dict, dict]:
     """Config entries that replace those of the model, and the weights of what they build.
 
     Raises:
-        TypeError: for a head that is neither ``AllNCHead`` nor ``ETFHead``.
-        ValueError: for an ``ETFHead`` whose normalisation mmpretrain has no part for.
+        TypeError: for any other head.
+        ValueError: for a cosine head whose normalisation mmpretrain has no part for.
     """
     head = model.head
     sizes = dict(num_classes=getattr(head, 'num_classes', None), in_channels=getattr(head, 'in_channels', None))
     if isinstance(head, AllNCHead):
         weight, bias = head.predict_map()
         return dict(head=dict(type='LinearClsHead', **sizes)), {'head.fc.weight': weight, 'head.fc.bias': bias}
-    if not isinstance(head, ETFHead):
-        raise TypeError(f'Expected a model with an AllNCHead or an ETFHead, but got {type(head).__name__}; stock heads '
-                        'need no conversion, and others have no counterpart in mmpretrain.')
+    if not isinstance(head, CosineHead):
+        raise TypeError('Expected a model with an AllNCHead, ETFHead, SoftmaxCodeHead, SphericalHead or CMFHead, but '
+                        f'got {type(head).__name__}; stock heads need no conversion, others have no counterpart.')
 
-    scale = head.log_length.exp().item() if head.learnable_length else head.length
-    parts = dict(head=dict(type='ArcFaceClsHead', scale=scale, margins=0.0, **sizes))
+    parts = dict(head=dict(type='ArcFaceClsHead', scale=float(head.scale), margins=0.0, **sizes))
     state = {'head.norm_product.weight': head.classifier_weight}
     if head.norm is None:
         return parts, state
     pooled = type(model.neck).__name__ == 'GlobalAveragePooling'
     folds = isinstance(head.norm, nn.BatchNorm1d) and head.norm.running_var is not None
     if not folds or not (pooled or model.neck is None):
-        raise ValueError(f'ETFHead(norm_cfg={type(head.norm).__name__}) behind neck {type(model.neck).__name__} has '
-                         'no counterpart in mmpretrain; only BN1d behind GlobalAveragePooling (or no neck) has one.')
+        raise ValueError(f'{type(head).__name__}(norm_cfg={type(head.norm).__name__}) behind neck '
+                         f'{type(model.neck).__name__} has no counterpart in mmpretrain; only BN1d behind '
+                         'GlobalAveragePooling (or no neck) has one.')
     norm, size = head.norm, head.in_channels
     factor = (norm.running_var + norm.eps).rsqrt()
     if norm.affine:

@@ -21,7 +21,8 @@ class CMFHead(SphericalHead):
     .. math:: w_k \leftarrow \operatorname{normalise}\Big(\beta w_k + (1 - \beta) \sum_{i: y_i = k} \hat h_i\Big)
 
     over the batch of all ranks, so that R ranks with a part of the batch each are one process with all of it. A class
-    that has not been seen has no vector: its logit is -1e4, that is, probability 0. Evaluation uses the same vectors.
+    that has not been seen has no vector: its logit is -1e4, that is, probability 0. Features that are not finite (a
+    step that overflowed in half precision) leave the vectors as they are. Evaluation uses the same vectors.
 
     Args:
         num_classes (int): Number of classes K.
@@ -50,6 +51,7 @@ class CMFHead(SphericalHead):
         if not self.training:
             return
         sums, _ = class_statistics(gather(unit_rows(features.float())), gather(target), self.num_classes)
+        sums = sums.nan_to_num(0, 0, 0)  # a loss scaler skips a step that overflowed: the means must survive it too
         self.weight.copy_(spherical_class_means(self.weight, sums, self.momentum))
 
     def _logits(self, features: Tensor) -> Tensor:
