@@ -4,10 +4,10 @@ python benchmarks/camvid.py run [--only NAME ...] [--jobs 2] [--device auto]   t
 python benchmarks/camvid.py table [--into FILE]                                prints the table from the logs
 python benchmarks/camvid.py pictures                                           draws frames with rare classes
 
-DeepLabV3+ with a ResNet-18 of half width, 240 x 180, 800 iterations of 16 crops: configs/seg/deeplabv3plus_r18_camvid-mini*.py. A run
-that was killed resumes from its last checkpoint; a finished one is a line in results/camvid.jsonl, with the metrics of
-the validation and of the test split. Choices are made on validation (--cfg-options with --results FILE, so that trials
-stay out of the table); the table and the pictures show test.
+DeepLabV3+ with a ResNet-18 of half width, 240 x 180, 800 iterations of 16 crops: the configs
+configs/seg/deeplabv3plus_r18_camvid-mini*.py. A run that was killed resumes from its last checkpoint; a finished one is
+a line in results/camvid.jsonl, with the metrics of the validation and of the test split. Choices are made on validation
+(--cfg-options with --results FILE, so that trials stay out of the table); the table and the pictures show test.
 """
 import argparse
 import json
@@ -19,6 +19,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+
+import markdown_tables
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -188,16 +190,6 @@ def table(path):
     return '\n'.join(lines)
 
 
-def insert(source, path):
-    """Write the table between the marks <!-- camvid --> and <!-- /camvid --> of a Markdown file."""
-    start, end = '<!-- camvid -->', '<!-- /camvid -->'
-    before, _, rest = Path(path).read_text().partition(start)
-    _, mark, after = rest.partition(end)
-    if not mark:
-        raise SystemExit(f'{path} has no marks {start} and {end}; add them where the table belongs.')
-    Path(path).write_text(f'{before}{start}\n{table(source)}\n{end}{after}')
-
-
 def choose(counts, names, amount):
     """Frames of the test split with the largest areas of the rarest classes, at most one of a sequence and class."""
     import numpy as np
@@ -275,7 +267,7 @@ def main():
     one.add_argument('work_dir', type=Path)
     args = parser.parse_args()
     if args.command == 'table' and args.into:
-        insert(args.results, args.into)
+        markdown_tables.insert(args.into, 'camvid', table(args.results))
     elif args.command == 'table':
         print(table(args.results))
     elif args.command == 'evaluate':

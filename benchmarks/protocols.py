@@ -18,6 +18,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import markdown_tables
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MINI, DIGITS = 'resnet20_cifar10-lt-mini-if100', 'resnet20_digits-lt'
@@ -240,16 +242,6 @@ def table(protocol):
     return '\n'.join(lines)
 
 
-def insert(protocol, path):
-    """Write the table between the marks <!-- PROTOCOL --> and <!-- /PROTOCOL --> of a Markdown file."""
-    start, end = f'<!-- {protocol} -->', f'<!-- /{protocol} -->'
-    before, _, rest = Path(path).read_text().partition(start)
-    _, mark, after = rest.partition(end)
-    if not mark:
-        raise SystemExit(f'{path} has no marks {start} and {end}; add them where the table belongs.')
-    Path(path).write_text(f'{before}{start}\n{table(protocol)}\n{end}{after}')
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
@@ -268,7 +260,7 @@ def main():
     if args.command == 'run':
         run(args)
     elif args.into:
-        insert(args.protocol, args.into)
+        markdown_tables.insert(args.into, args.protocol, table(args.protocol))
     else:
         print(table(args.protocol))
 

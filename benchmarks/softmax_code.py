@@ -1,7 +1,7 @@
 """Softmax codes that are found, with certificates, beside the published ones; and what P2P costs over K.
 
 python benchmarks/softmax_code.py run [quick] [long] [large] [growth]   appends to results/softmax_code.jsonl
-python benchmarks/softmax_code.py table                                 prints the tables from the latest records
+python benchmarks/softmax_code.py table [--into FILE]                   prints the tables from the latest records
 python benchmarks/softmax_code.py plot                                  draws docs/images/softmax_code_growth.png
 
 `quick`: a search of 60 seconds for each size; `long`: of --seconds, at most 10 minutes, whose codes are written to
@@ -13,11 +13,12 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import markdown_tables
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / 'results' / 'softmax_code.jsonl'
@@ -41,6 +42,18 @@ def rounded_down(value, digits=6):
     return int(value * 10**digits) / 10**digits
 
 
+def resident(key):
+    """Memory in use (VmRSS), or its peak (VmHWM), in MiB."""
+    status = Path('/proc/self/status').read_text()
+    return int(status.split(f'{key}:')[1].split()[0]) / 1024
+
+
+def fresh_peak():
+    """Let the peak start again from the memory in use, and return that (Linux)."""
+    Path('/proc/self/clear_refs').write_text('5')
+    return resident('VmRSS')
+
+
 def search(study, d, k, seconds, keep):
     from allnc_mm.functional import max_cosine, one_vs_rest_distance, rattlers, softmax_code
     from allnc_mm.geometry_cache import SOLVER, dump_code
@@ -60,32 +73,30 @@ def large(d, k, seconds):
     import torch
 
     from allnc_mm.functional import max_cosine, refine_code, softmax_code
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.monotonic()
+    before, start = fresh_peak(), time.monotonic()
     code = softmax_code(k, d, dtype=torch.float32)
     taken = time.monotonic() - start
     fields = dict(study='large', d=d, K=k, seconds=round(taken, 1), rho=rounded_down(1 - max_cosine(code)))
     start = time.monotonic()
     finer = refine_code(code, seconds=seconds)
     fields.update(refined_seconds=round(time.monotonic() - start), refined=rounded_down(1 - max_cosine(finer)),
-                  extra_mib=round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+                  extra_mib=round(resident('VmHWM') - before))
     record(**fields)
 
 
 def growth(k):
-    """One size, in a process of its own: the peak of a process never falls."""
+    """One size, in a process of its own."""
     import torch
 
     from allnc_mm.functional import one_vs_rest_lower_bounds, p2p_loss, softmax_code
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     d, out = 2048 if k > 2048 else k // 4, {}
     x, y = (torch.randn(k, d, requires_grad=True) for _ in range(2))
 
     def measure(name, function):
-        before, start = peak(), time.process_time()
+        before, start = fresh_peak(), time.process_time()
         result = function()
         out[f'{name}_seconds'] = round(time.process_time() - start, 3)
-        out[f'{name}_extra_mib'] = round(peak() - before)
+        out[f'{name}_extra_mib'] = round(resident('VmHWM') - before)
         return result
 
     code = measure('code', lambda: softmax_code(k, d, restarts=0, dtype=torch.float32))
@@ -104,10 +115,11 @@ def latest():
     return out
 
 
-def table():
+def codes_table():
+    """Codes that were searched for, and the large ones."""
     records = latest()
-    print('| d | K | published | rho, 60 s | rho, long (seconds) | 1 - max cos | rattlers | gap of the certificate |')
-    print('|---|---|---|---|---|---|---|---|')
+    lines = ['| d | K | published | 60 s | long search (seconds) | 1 - max cos | rattlers | gap of the certificate |',
+             '|---|---|---|---|---|---|---|---|']
     for (d, k), published in PUBLISHED.items():
         quick, long = records.get(('quick', d, k)), records.get(('long', d, k))
         if quick or long:
@@ -115,19 +127,25 @@ def table():
             cells = [d, k, published, quick['rho'] if quick else '-',
                      f'{long["rho"]} ({long["seconds"]})' if long else '-', best['tammes'], best['rattlers'],
                      best['gap']]
-            print('|', ' | '.join(map(str, cells)), '|')
-    print('\n| d | K | published | rho at once (seconds) | improved (seconds) | extra memory |')
-    print('|---|---|---|---|---|---|')
+            lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
+    lines += ['', '| d | K | published | at once (seconds) | improved (seconds) |', '|---|---|---|---|---|']
     for (d, k), published in LARGE.items():
         if r := records.get(('large', d, k)):
-            print(f'| {d} | {k} | {published or "-"} | {r["rho"]} ({r["seconds"]}) | {r["refined"]} '
-                  f'({r["refined_seconds"]}) | {r["extra_mib"]} MiB |')
+            lines.append(f'| {d} | {k} | {published or "-"} | {r["rho"]} ({r["seconds"]}) | {r["refined"]} '
+                         f'({r["refined_seconds"]}) |')
+    return '\n'.join(lines)
+
+
+def growth_table():
+    """CPU seconds of one thread, and the peak of the memory above what was in use, in MiB, over K."""
+    records = latest()
     names = ['code', 'bound', 'p2p_etf', 'p2p_code', 'p2p_hinge']
-    print('\nCPU seconds (MiB on top) of one thread:\n\n| K | d |', ' | '.join(f'`{n}`' for n in names),
-          '|\n|' + '---|' * (2 + len(names)))
+    lines = ['| K | d | ' + ' | '.join(f'`{n}`' for n in names) + ' |', '|' + '---|' * (2 + len(names))]
     for k in GROWTH:
         if r := next((r for (study, _, size), r in records.items() if (study, size) == ('growth', k)), None):
-            print(f'| {k} | {r["d"]} |', ' | '.join(f'{r[n + "_seconds"]} ({r[n + "_extra_mib"]})' for n in names), '|')
+            cells = [f'{r[n + "_seconds"]} ({r[n + "_extra_mib"]})' for n in names]
+            lines.append(f'| {k} | {r["d"]} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
 
 
 def plot():
@@ -155,12 +173,17 @@ def main():
     parser.add_argument('action', choices=['run', 'table', 'plot'])
     parser.add_argument('studies', nargs='*', metavar='STUDY', help='quick, long, large, growth; default: all')
     parser.add_argument('--seconds', type=int, default=600, help='of a long search; default: 600')
+    parser.add_argument('--into', metavar='FILE', help='Markdown file with the marks of softmax-code')
     parser.add_argument('--size', type=int, nargs=2, metavar=('D', 'K'), help='only this one')
     args = parser.parse_args()
     if unknown := set(args.studies) - set(STUDIES):
         parser.error(f'expected studies of {STUDIES}, but got {sorted(unknown)}')
     if args.action != 'run':
-        return table() if args.action == 'table' else plot()
+        if args.action == 'plot':
+            return plot()
+        if args.into:
+            return markdown_tables.insert(args.into, 'softmax-code', codes_table())
+        return print(codes_table(), growth_table(), sep='\n\n')
     for study in args.studies or STUDIES:
         sizes = {'large': list(LARGE), 'growth': [(0, k) for k in GROWTH]}.get(study, list(PUBLISHED))
         for d, k in sizes if args.size is None else [tuple(args.size)]:

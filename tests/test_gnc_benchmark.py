@@ -1,21 +1,12 @@
 """The study of generalised neural collapse: its tables and picture come from its records, and a run resumes."""
-import importlib.util
 import json
 import shutil
 from argparse import Namespace
 from pathlib import Path
 
-import pytest
+import gnc
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def gnc():
-    spec = importlib.util.spec_from_file_location('gnc', ROOT / 'benchmarks' / 'gnc.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def record(job):
@@ -36,7 +27,7 @@ def record(job):
     return out
 
 
-def test_the_pages_have_the_tables_that_the_records_give(gnc, tmp_path):
+def test_the_pages_have_the_tables_that_the_records_give(tmp_path):
     page = ROOT / 'docs' / 'gnc.md'
     copy = tmp_path / 'page.md'
     shutil.copy(page, copy)
@@ -44,7 +35,7 @@ def test_the_pages_have_the_tables_that_the_records_give(gnc, tmp_path):
     assert copy.read_text() == page.read_text()
 
 
-def test_tables_and_picture(gnc, tmp_path, monkeypatch):
+def test_tables_and_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(gnc, 'RESULTS', tmp_path / 'gnc.jsonl')
     jobs = [job for study in gnc.STUDIES for job in gnc.jobs_of(study)]
     assert len(set(jobs)) == len(jobs)
@@ -61,7 +52,7 @@ def test_tables_and_picture(gnc, tmp_path, monkeypatch):
     assert (tmp_path / 'curves.png').stat().st_size < 200_000
 
 
-def test_a_run_does_what_is_not_done(gnc, tmp_path, capsys):
+def test_a_run_does_what_is_not_done(tmp_path, capsys):
     args = Namespace(studies=['codes'], jobs=1, only=None, results=tmp_path / 'gnc.jsonl', data_root='', epochs=None)
     jobs = gnc.jobs_of('codes')
     args.results.write_text(''.join(json.dumps(record(job)) + '\n' for job in jobs))
@@ -70,12 +61,6 @@ def test_a_run_does_what_is_not_done(gnc, tmp_path, capsys):
     assert len(args.results.read_text().splitlines()) == len(jobs)
 
 
-def test_a_file_without_marks_is_refused(gnc, tmp_path):
-    (tmp_path / 'empty.md').write_text('nothing')
-    with pytest.raises(SystemExit, match='has no marks <!-- gnc-codes -->'):
-        gnc.insert(['codes'], tmp_path / 'empty.md')
-
-
-def test_every_run_has_its_config(gnc):
+def test_every_run_has_its_config():
     for config, _ in gnc.CURVES.values():
         assert (ROOT / 'configs' / 'gnc' / config).is_file()

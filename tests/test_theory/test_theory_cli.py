@@ -3,14 +3,16 @@ import doctest
 import importlib
 import json
 import pkgutil
+import re
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
 import allnc_mm.theory
 from allnc_mm.theory import layer_peeled, relu_ufm, save_json, seli
-from allnc_mm.theory.__main__ import main
+from allnc_mm.theory.__main__ import build_parser, main
 
 COMMANDS = {
     'ulpm': '--counts 3*2 --dim 2 --steps 300',
@@ -83,6 +85,14 @@ def test_a_count_that_is_none(capsys):
     with pytest.raises(SystemExit):
         main(['ulpm', '--counts', '3x4'])
     assert "expected a count such as 50, or 3*50 for three classes of 50, but got '3x4'" in capsys.readouterr().err
+
+
+def test_the_page_names_commands_that_exist():
+    page = (Path(__file__).parents[2] / 'docs' / 'theory.md').read_text()
+    commands = re.findall(r'^python -m allnc_mm.theory (.+)$', page, re.MULTILINE)
+    commands += re.findall(r'^\| `(.+?)` \|', page, re.MULTILINE)
+    parsed = {build_parser().parse_args(command.split()).model for command in commands}
+    assert parsed == set(COMMANDS)
 
 
 def test_groups_and_json(tmp_path):
