@@ -87,11 +87,12 @@ def plot(out):
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
     found = records()
     if not found:
         raise SystemExit(f'{RESULTS} is empty; train first: python {Path(__file__).name} run digits')
     rows = [name for name in DATA if any(key[0] == name for key in found)]
-    figure, axes = plt.subplots(len(rows), len(PANELS), figsize=(13, 3.1 * len(rows)), squeeze=False,
+    figure, axes = plt.subplots(len(rows), len(PANELS), figsize=(13, 3.1 * len(rows) + 0.3), squeeze=False,
                                 layout='constrained')
     for row, data in zip(axes, rows):
         for axis, (name, title) in zip(row, PANELS.items()):
@@ -99,11 +100,17 @@ def plot(out):
                                                                    if item[0][0] == data)):
                 axis.semilogy(record['epoch'], record[name], color=color, linestyle=dash, linewidth=1.8,
                               label='no weight decay' if not key[1] else f'weight decay {key[1]:g}')
+            low, high = axis.get_ylim()
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6) if high < 8 * low else
+                                                    (1, 2, 5) if high < 200 * low else (1, )))
+            axis.yaxis.set_major_formatter(FormatStrFormatter('%g'))
+            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.spines[['top', 'right']].set_visible(False)
             axis.set_title(title, fontsize=10)
             axis.set_xlabel('epoch')
             axis.grid(alpha=0.3)
         row[0].set_ylabel(DATA[data][1], fontsize=9)
-        row[0].legend(frameon=False, fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4, frameon=False)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     print(out)
@@ -112,7 +119,8 @@ def plot(out):
 def table():
     """Measures before and after the training."""
     names = ('nc1', 'nc2_equiangularity_means', 'nc2_equiangularity_classifier', 'nc3', 'nc4_disagreement')
-    lines = ['| data | weight decay | epochs | loss | ' + ' | '.join(names) + ' | test accuracy |',
+    titles = ('NC1', 'NC2, means', 'NC2, classifier', 'NC3', 'NC4: disagreement')
+    lines = ['| data | weight decay | epochs | loss | ' + ' | '.join(titles) + ' | test accuracy |',
              '| --- ' * (len(names) + 5) + '|']
     for (data, decay, _), record in sorted(records().items()):
         cells = [f'{record[name][0]:.2g} -> {record[name][-1]:.2g}' for name in names]
