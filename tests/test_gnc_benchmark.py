@@ -15,7 +15,7 @@ def record(job):
     if study == 'curves':
         points = dict(epoch=[0, 1], train=[1.0, 99.0 + seed], test=[1.0, 12.0], gnc1=[2.0, 0.01], gnc2=[0.1, 0.4],
                       gnc3=[1.0, 0.001])
-        out.update(curve=points, rho_lower=0.5, rho_upper=0.5, code_rho=0.625, free_rho=0.55)
+        out.update(d=int(name[2:4]), curve=points, rho_lower=0.5, rho_upper=0.5, free_rho=0.55)
     elif study == 'assignment':
         out.update(test=80.0 + seed, train=99.0, per_class=dict(automobile=80.0, cat=70.0, dog=75.0, truck=85.0))
         if name == 'learned':
@@ -37,6 +37,7 @@ def test_the_pages_have_the_tables_that_the_records_give(tmp_path):
 
 def test_tables_and_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(gnc, 'RESULTS', tmp_path / 'gnc.jsonl')
+    monkeypatch.setattr(gnc, 'code_rho', lambda dim: 0.625)
     jobs = [job for study in gnc.STUDIES for job in gnc.jobs_of(study)]
     assert len(set(jobs)) == len(jobs)
     assert gnc.table(list(gnc.STUDIES)) == ''

@@ -90,7 +90,7 @@ def test_p2p_component_with_all_terms_off_is_a_zero_with_a_gradient():
 
 
 @pytest.mark.parametrize('settings, message', [
-    (dict(target='simplex'), r"Expected `target` to be one of \('etf', 'hinge'\), but got 'simplex'"),
+    (dict(target='simplex'), r"Expected `target` to be one of \('etf', 'hinge', 'softmax_code'\), but got 'simplex'"),
     (dict(cross_weight=-1.0), "Expected weights >= 0, but got {'cross': -1.0}"),
 ])
 def test_p2p_component_refuses(settings, message):
