@@ -4,10 +4,10 @@ python benchmarks/softmax_code.py run [quick] [long] [large] [growth]   appends 
 python benchmarks/softmax_code.py table [--into FILE]                   prints the tables from the latest records
 python benchmarks/softmax_code.py plot                                  draws docs/images/softmax_code_growth.png
 
-`quick`: a search of 60 seconds for each size; `long`: of --seconds, at most 10 minutes, whose codes are written to
-allnc_mm/codes, where :func:`allnc_mm.geometry_cache.cached_softmax_code` takes them from. `large`: K=8142, d=2048 and
-K=10000, d=512, at once and improved for --seconds. `growth`: time and memory of code, bound and P2P loss over K. rho is
-the one-vs-rest distance, its lower bound proven by one_vs_rest_distance.
+`quick`: a search of 60 seconds for each size; `long`: of --seconds, whose codes are written to allnc_mm/codes if they
+are better than those there, where :func:`allnc_mm.geometry_cache.cached_softmax_code` takes them from. `large`: K=8142,
+d=2048 and K=10000, d=512, at once and improved for --seconds. `growth`: time and memory of code, bound and P2P loss over
+K. rho is the one-vs-rest distance, its lower bound proven by one_vs_rest_distance.
 """
 import argparse
 import json
@@ -56,7 +56,7 @@ def fresh_peak():
 
 def search(study, d, k, seconds, keep):
     from allnc_mm.functional import max_cosine, one_vs_rest_distance, rattlers, softmax_code
-    from allnc_mm.geometry_cache import SOLVER, dump_code
+    from allnc_mm.geometry_cache import SOLVER, dump_code, load_code
     start = time.monotonic()
     code = softmax_code(k, d, seconds=seconds)
     taken = time.monotonic() - start
@@ -65,8 +65,8 @@ def search(study, d, k, seconds, keep):
            tammes=rounded_down(1 - max_cosine(code)), rattlers=int(rattlers(code).sum()))
     if keep:
         path = HERE.parent / 'allnc_mm' / 'codes' / f'softmax_code_K{k}_d{d}_seed0_v{SOLVER}.npz'
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(dump_code(code))
+        if not path.exists() or one_vs_rest_distance(load_code(path.read_bytes(), k, d)).lower < lower:
+            path.write_bytes(dump_code(code))
 
 
 def large(d, k, seconds):
