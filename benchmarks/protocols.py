@@ -2,6 +2,7 @@
 
 python benchmarks/protocols.py run PROTOCOL [--only NAME ...] [--jobs 2]     trains what is not done yet
 python benchmarks/protocols.py table PROTOCOL [--into FILE]                  prints the table from the logs
+python benchmarks/protocols.py own                                           writes the own columns of configs/
 
 PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs), or cifar10-if100,
 cifar10-if50 or cifar10-balanced (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs). A run that was killed
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
@@ -242,6 +244,22 @@ def table(protocol):
     return '\n'.join(lines)
 
 
+def with_own_columns(text):
+    """A page of configs/ with our accuracy behind each mark <!-- own FOLDER/STEM -->, as far as it has been run."""
+    import numpy as np
+    found = {}
+    for protocol in ('digits', 'cifar10-if100'):  # the settings of the configs as they stand
+        for record in results(protocol)[1].values():
+            found.setdefault(record['config'].removesuffix('.py'), []).append(record['test']['overall'])
+
+    def fill(match):
+        values = found.get(match[1])
+        spread = f' ± {np.std(values, ddof=1):.1f}' if values and len(values) > 1 else ''
+        return f'<!-- own {match[1]} --> ' + (f'{np.mean(values):.1f}{spread} ' if values else '')
+
+    return re.sub(r'<!-- own (\S+) --> [^|]*', fill, text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
@@ -256,9 +274,13 @@ def main():
     show = commands.add_parser('table')
     show.add_argument('protocol', choices=PROTOCOLS)
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks of the protocol')
+    commands.add_parser('own', help='write the own columns of configs/*/README.md')
     args = parser.parse_args()
     if args.command == 'run':
         run(args)
+    elif args.command == 'own':
+        for page in (ROOT / 'configs').glob('*/README.md'):
+            page.write_text(with_own_columns(page.read_text()))
     elif args.into:
         markdown_tables.insert(args.into, args.protocol, table(args.protocol))
     else:

@@ -5,9 +5,9 @@ python benchmarks/softmax_code.py table [--into FILE]                   prints t
 python benchmarks/softmax_code.py plot                                  draws docs/images/softmax_code_growth.png
 
 `quick`: a search of 60 seconds for each size; `long`: of --seconds, whose codes are written to allnc_mm/codes if they
-are better than those there, where :func:`allnc_mm.geometry_cache.cached_softmax_code` takes them from. `large`: K=8142,
-d=2048 and K=10000, d=512, at once and improved for --seconds. `growth`: time and memory of code, bound and P2P loss over
-K. rho is the one-vs-rest distance, its lower bound proven by one_vs_rest_distance.
+are better than those there, where :func:`allnc_mm.geometry_cache.cached_softmax_code` takes them from. `large`: K=8142
+with d=2048 and K=10000 with d=512, at once and improved for --seconds. `growth`: time and memory of code, bound and P2P
+loss over K. rho is the one-vs-rest distance, its lower bound proven by one_vs_rest_distance.
 """
 import argparse
 import json

@@ -9,7 +9,7 @@ import softmax_code
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), ('configs/allnc/README.md', 'cifar10-if100'),
-          ('configs/allnc/README.md', 'digits')]
+          ('configs/allnc/README.md', 'cifar10-if50'), ('configs/allnc/README.md', 'digits')]
 
 
 @pytest.mark.parametrize('page, mark', TABLES)
@@ -20,6 +20,16 @@ def test_the_page_has_the_table_that_the_logs_give(page, mark, tmp_path):
     assert text.count('\n|') > 4
     markdown_tables.insert(copy, mark, text)
     assert copy.read_text() == (ROOT / page).read_text()
+
+
+def test_the_own_columns_are_those_of_the_logs():
+    pages = sorted((ROOT / 'configs').glob('*/README.md'))
+    assert sum('<!-- own' in page.read_text() for page in pages) > 5
+    for page in pages:
+        assert protocols.with_own_columns(page.read_text()) == page.read_text(), page
+    page = (ROOT / 'configs' / 'la' / 'README.md').read_text()
+    row = next(line for line in page.splitlines() if 'la/resnet20_digits-lt ' in line)
+    assert ' ± ' in row.split('|')[2]
 
 
 def test_every_method_of_a_record_has_its_config():
