@@ -1,5 +1,6 @@
 """What ``tools/train.py`` and ``tools/test.py`` share: arguments, config, data loaders and readable errors."""
 import argparse
+import ast
 import glob
 import linecache
 import os
@@ -106,6 +107,16 @@ def _is_deliberate(error: BaseException) -> bool:
     filename = os.path.abspath(trace.tb_frame.f_code.co_filename)
     line = linecache.getline(filename, trace.tb_lineno)
     return filename.startswith(_PACKAGE + os.sep) and line.lstrip().startswith('raise ')
+
+
+def parse_groups(parser: argparse.ArgumentParser, groups: str | None):
+    """What --groups of an analysis tool says: None, 'A', 'B' or three sizes; anything else ends the tool."""
+    if not groups or groups in ('A', 'B'):
+        return groups
+    try:
+        return ast.literal_eval(groups)
+    except (SyntaxError, ValueError):
+        parser.error(f'--groups must be A, B or three sizes such as 4,3,3, but got {groups}')
 
 
 @contextmanager

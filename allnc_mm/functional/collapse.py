@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .geometry import row_max_cosines
 from .one_vs_rest import one_vs_rest_lower_bounds
 
 __all__ = [
@@ -542,16 +543,10 @@ def equinorm(vectors: Tensor, center: bool = True) -> float:
 def nearest_angles(vectors: Tensor, center: bool = True) -> Tensor:
     """Angle of each class to its nearest other class in degrees, (K,) float64; NaN where there is none."""
     unit = _unit(vectors, center)
-    cosines = unit.nan_to_num(0)
     directed = ~unit.isnan().any(1)
     nearest = unit.new_full(directed.shape, NAN)
     if int(directed.sum()) > 1:
-        for start in range(0, len(unit), BLOCK):
-            block = cosines[start:start + BLOCK] @ cosines.T
-            block.masked_fill_(~directed, -2)
-            block.diagonal(start).fill_(-2)
-            nearest[start:start + BLOCK] = block.amax(1).clamp(-1, 1).acos().rad2deg()
-        nearest[~directed] = NAN
+        nearest[directed] = row_max_cosines(unit[directed]).clamp(-1, 1).acos().rad2deg()
     return nearest
 
 

@@ -144,11 +144,12 @@ def checked_code(code: Tensor, name: str = 'code') -> Tensor:
     return unit_rows(code, eps=0.0)
 
 
-def row_max_cosines(unit: Tensor) -> Tensor:
-    """For each unit row the largest cosine to another row, in row blocks."""
+def row_max_cosines(unit: Tensor, directions: Tensor | None = None) -> Tensor:
+    """For each unit row (or each direction in its place) the largest cosine to another row, in row blocks."""
+    directions = unit if directions is None else directions
     out = []
     for start in range(0, len(unit), BLOCK):
-        cosine = unit[start:start + BLOCK] @ unit.T
+        cosine = directions[start:start + BLOCK] @ unit.T
         cosine.diagonal(start).fill_(-math.inf)
         out.append(cosine.amax(1))
     return torch.cat(out)

@@ -3,11 +3,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy import linalg
 from torch import Tensor
 
-from .geometry import BLOCK, checked_code
+from .geometry import checked_code, row_max_cosines
 
 __all__ = ['OneVsRestDistance', 'one_vs_rest_distance', 'one_vs_rest_lower_bounds']
 
@@ -56,13 +55,7 @@ def one_vs_rest_lower_bounds(code: Tensor, directions: Tensor | None = None) -> 
     if tried.shape != unit.shape:
         raise ValueError(f'Expected `directions` of the shape of the code, {tuple(unit.shape)}, but got '
                          f'{tuple(tried.shape)}: one direction for each class.')
-    out = []
-    for start in range(0, len(unit), BLOCK):
-        others = tried[start:start + BLOCK] @ unit.T
-        own = others.diagonal(start).clone()
-        others.diagonal(start).fill_(-math.inf)
-        out.append(own - others.amax(1))
-    return torch.cat(out)
+    return (unit * tried).sum(1) - row_max_cosines(unit, tried)
 
 
 def one_vs_rest_distance(code: Tensor, *, tolerance: float = 1e-9) -> OneVsRestDistance:

@@ -4,7 +4,6 @@ import os
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import load_checkpoint
 from rich.table import Table
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from ..evaluation.long_tail_metric import long_tail_summary
 from ..functional.collapse import ClassStatistics, pairwise_cosines
 from ..functional.geometry import unit_rows
 from ..functional.longtail import group_classes
-from .runs import _Extractor, _groups_setting, _loaders, build_model
+from .runs import _Extractor, _groups_setting, _loaders, _trained, build_model
 
 __all__ = ['class_mean_table', 'class_similarity', 'evaluate_class_means', 'save_class_means']
 
@@ -128,12 +127,7 @@ def _open(config: str, checkpoint: str, cfg_options: dict | None):
             raise FileNotFoundError(f'{path} does not exist; give the config and the checkpoint of a finished run.')
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(cfg_options or {})
-    model = build_model(cfg)
-    try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
-    except RuntimeError as error:
-        raise ValueError(f'{checkpoint} does not fit the model of {config}: {error}') from error
-    model = model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    model = _trained(build_model(cfg), checkpoint, config)
     test, train = _loaders(cfg, config)
     return cfg, model, (test, train), _Extractor(model, config)
 

@@ -224,6 +224,15 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(model_cfg)
 
 
+def _trained(model: nn.Module, checkpoint: str, config: str) -> nn.Module:
+    """The model with the weights of a checkpoint that must fit, on its device and in evaluation mode."""
+    try:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
+    except RuntimeError as error:
+        raise ValueError(f'{checkpoint} does not fit the model of {config}: {error}') from error
+    return model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+
+
 class _Extractor:
     """One forward pass of a classifier: the features that its classifier reads, the labels, and the predictions."""
 
@@ -384,11 +393,7 @@ def evaluate_checkpoint(config: str,
                          f'model.head.num_classes={len(counts)}.')
     chosen = story_classes(counts) if classes is None else choose_classes(classes, names, num_classes)
     metric = LongTailMetric(groups=_groups_setting(cfg) if groups is None else groups, num_per_class=counts)
-    try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
-    except RuntimeError as error:
-        raise ValueError(f'{checkpoint} does not fit the model of {config}: {error}') from error
-    model = model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    model = _trained(model, checkpoint, config)
     extract = _Extractor(model, config)
     weight, bias = (None if part is None else part.detach().cpu().double() for part in extract.map)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from allnc_mm.functional import collapse, one_vs_rest
+from allnc_mm.functional import collapse, geometry
 from allnc_mm.functional.collapse import (
     ClassStatistics,
     SecondPass,
@@ -494,7 +494,7 @@ def test_no_matrix_of_all_pairs(monkeypatch):
     weight = features[:num_classes].double()
     expected, _ = collapse_measures(stats, weight, unit_stats=stats)
     monkeypatch.setattr(collapse, 'BLOCK', 20)
-    monkeypatch.setattr(one_vs_rest, 'BLOCK', 20)
+    monkeypatch.setattr(geometry, 'BLOCK', 20)
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         measures, _ = collapse_measures(stats, weight, unit_stats=stats)
     largest = max(event.self_cpu_memory_usage for event in profile.function_events)

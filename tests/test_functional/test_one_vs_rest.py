@@ -6,6 +6,7 @@ from scipy import optimize
 
 from allnc_mm.functional import (
     OneVsRestDistance,
+    geometry,
     one_vs_rest_distance,
     one_vs_rest_lower_bounds,
     simplex_etf,
@@ -96,7 +97,7 @@ def test_lower_bounds_hold_for_any_directions_and_in_blocks(monkeypatch):
     for directions in (None, rows(50, 5, seed=1), unit - unit.mean(0)):
         assert (one_vs_rest_lower_bounds(code, directions) <= exact + 1e-12).all()
     for block in (7, 50):
-        monkeypatch.setattr(module, 'BLOCK', block)
+        monkeypatch.setattr(geometry, 'BLOCK', block)
         torch.testing.assert_close(one_vs_rest_lower_bounds(code), own, rtol=0, atol=1e-14)
     assert one_vs_rest_lower_bounds(code.float()).dtype == torch.float32
 

@@ -335,7 +335,6 @@ def test_refused_heads():
 
 
 def test_softmax_code_geometry():
-    pytest.importorskip('allnc_mm.geometry_cache')
     model = build(classifier=dict(geometry='softmax_code'), channels=3)
     code = classifier_weight(model)
     assert code.shape == (K, 3)

@@ -5,14 +5,13 @@ python tools/analysis_tools/class_stats.py configs/allnc/resnet20_digits-lt.py -
 Images are counted; for segmentation labelled pixels, without those of `ignore_index`.
 """
 import argparse
-import ast
 import os
 
 import allnc_mm  # noqa: F401 isort: skip
 from mmengine.config import DictAction
 from rich.console import Console
 
-from allnc_mm.engine.launch import readable_errors
+from allnc_mm.engine.launch import parse_groups, readable_errors
 from allnc_mm.visualization.class_stats import class_stats, draw_stats, save_stats, stats_table
 
 
@@ -26,11 +25,7 @@ def parse_args(argv=None):
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config, e.g. train_dataloader.dataset.data_root=...')
     args = parser.parse_args(argv)
-    if args.groups and args.groups not in ('A', 'B'):
-        try:
-            args.groups = ast.literal_eval(args.groups)
-        except (SyntaxError, ValueError):
-            parser.error(f'--groups must be A, B or three sizes such as 4,3,3, but got {args.groups}')
+    args.groups = parse_groups(parser, args.groups)
     return args
 
 

@@ -6,7 +6,6 @@ python tools/analysis_tools/collapse_report.py CONFIG CHECKPOINT --compare CONFI
 Any classifier of mmpretrain with a linear classifier will do. DIR/report.html is the page, DIR/report.json the numbers.
 """
 import argparse
-import ast
 import os
 
 import allnc_mm  # noqa: F401 isort: skip
@@ -16,7 +15,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import Progress
 
-from allnc_mm.engine.launch import readable_errors
+from allnc_mm.engine.launch import parse_groups, readable_errors
 from allnc_mm.visualization.comparison import draw_comparison
 from allnc_mm.visualization.readings import report_table
 from allnc_mm.visualization.report import num_pictures, write_report
@@ -50,11 +49,7 @@ def parse_args(argv=None):
                      f'{" ".join(args.labels)}')
     if args.story and not args.story.endswith('.png'):
         parser.error(f'--story must be a .png file, but got {args.story}')
-    if args.groups and args.groups not in ('A', 'B'):
-        try:
-            args.groups = ast.literal_eval(args.groups)
-        except (SyntaxError, ValueError):
-            parser.error(f'--groups must be A, B or three sizes such as 4,3,3, but got {args.groups}')
+    args.groups = parse_groups(parser, args.groups)
     return args
 
 

@@ -3,7 +3,6 @@
 python tools/analysis_tools/compare_runs.py work_dirs/ce work_dirs/allnc --out work_dirs/comparison --labels CE AllNC
 """
 import argparse
-import ast
 import os
 
 import allnc_mm  # noqa: F401 isort: skip
@@ -12,7 +11,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import Progress
 
-from allnc_mm.engine.launch import readable_errors
+from allnc_mm.engine.launch import parse_groups, readable_errors
 from allnc_mm.visualization.comparison import comparison_table, draw_comparison, evaluate_run, save_json
 
 
@@ -26,11 +25,7 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.labels and len(args.labels) != len(args.work_dirs):
         parser.error(f'--labels needs one name for each of the {len(args.work_dirs)} runs, but got {len(args.labels)}')
-    if args.groups and args.groups not in ('A', 'B'):
-        try:
-            args.groups = ast.literal_eval(args.groups)
-        except (SyntaxError, ValueError):
-            parser.error(f'--groups must be A, B or three sizes such as 4,3,3, but got {args.groups}')
+    args.groups = parse_groups(parser, args.groups)
     return args
 
 

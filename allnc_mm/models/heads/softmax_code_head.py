@@ -1,5 +1,6 @@
 from torch import Tensor
 
+from ...geometry_cache import cached_softmax_code
 from ...registry import MODELS
 from .code_head import CodeHead
 
@@ -26,5 +27,4 @@ class SoftmaxCodeHead(CodeHead):
 
     def build_code(self, num_classes: int, dim: int, seed: int) -> Tensor:
         """The code, shape (K, d)."""
-        from ...geometry_cache import cached_softmax_code
         return cached_softmax_code(num_classes, dim, seed=seed)

@@ -3,6 +3,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ...functional.losses import P2P_TARGETS, p2p_terms
+from ...geometry_cache import cached_softmax_code
 from ...registry import MODELS
 
 TARGETS = (*P2P_TARGETS, 'softmax_code')
@@ -55,7 +56,6 @@ class P2PLoss(BaseModule):
             if num_classes is None or dim is None:
                 raise ValueError(f"P2PLoss(target='softmax_code') needs `num_classes` and `dim`, but got {num_classes} "
                                  f'and {dim}; AllNCHead gives its own.')
-            from ...geometry_cache import cached_softmax_code
             code = cached_softmax_code(num_classes, dim).float()
         self.register_buffer('code', code)  # saved: a resumed run goes on with the same code
 

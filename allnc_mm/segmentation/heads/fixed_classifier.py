@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ...functional.geometry import simplex_etf
+from ...geometry_cache import cached_softmax_code
 from ...registry import MODELS
 
 GEOMETRIES = ('etf', 'softmax_code')
@@ -63,7 +64,6 @@ class FixedClassifier(BaseModule):
         if geometry == 'etf':
             code = simplex_etf(num_classes, in_channels, seed=seed, dtype=torch.float32)
         else:
-            from ...geometry_cache import cached_softmax_code
             code = cached_softmax_code(num_classes, in_channels, seed=seed).float()
         self.register_buffer('code', code)
         self.learnable_length = learnable_length
