@@ -326,17 +326,23 @@ def _low_rank_pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tenso
     O(K d^2) instead of O(K^2 d), for K well above d. The numbers are sums of K^2 squares, of which float32 keeps the
     first seven digits: enough, as K vectors in d < K - 1 dimensions are never at their target.
     """
-    (a, rows), (b, columns) = left, right
-    a, b = torch.where(rows[:, None], a, 0.0), torch.where(columns[:, None], b, 0.0)
+    (a, rows), (b, columns) = left, right  # absent rows of a are zero: they have no direction
+    same = left is right
+    b = a if same else torch.where(columns[:, None], b, 0.0)
     own = (a * b).sum(1)
     both = (rows & columns).float()
+    gram = a.T @ a
+    total = (gram * (gram if same else b.T @ b)).sum()
     if code is not None:
-        c, e = torch.where(rows[:, None], code, 0.0), torch.where(columns[:, None], code, 0.0)
-        total = ((a.T @ a) * (b.T @ b)).sum() - 2 * ((a.T @ c) * (b.T @ e)).sum() + ((c.T @ c) * (e.T @ e)).sum()
+        c = torch.where(rows[:, None], code, 0.0)
+        e = c if same else torch.where(columns[:, None], code, 0.0)
+        cross, target = a.T @ c, c.T @ c
+        total = total - 2 * (cross * (cross if same else b.T @ e)).sum()
+        total = total + (target * (target if same else e.T @ e)).sum()
         return total if diagonal else total - (both * (own - code.square().sum(1)).square()).sum()
     cosine = -1.0 / (len(a) - 1)
-    total = ((a.T @ a) * (b.T @ b)).sum() - 2 * cosine * (a.sum(0) * b.sum(0)).sum()
-    total = total + cosine**2 * rows.sum() * columns.sum() - (both * (own - cosine).square()).sum()
+    total = total - 2 * cosine * (a.sum(0) * b.sum(0)).sum() + cosine**2 * rows.sum() * columns.sum()
+    total = total - (both * (own - cosine).square()).sum()
     return total + (both * (own - 1).square()).sum() if diagonal else total
 
 

@@ -311,28 +311,31 @@ def _search(num_classes: int, dim: int, known: Tensor | None, restarts: int, hop
 
     population = values = None
     done = 0
-    while done < restarts or timed and not clock.over(0.2):
-        first = one_of([5.0, 20.0, 60.0, 200.0]) if dim <= 4 else 10.0
+    while done < restarts or timed and not clock.over(0.4):
+        # slow cooling finds rare good basins that no number of fast restarts does, and takes six times as long
+        slow = timed and done // chains % 2 == 1
+        first = one_of([5.0, 20.0, 60.0, 200.0]) if dim <= 4 else 5.0 if slow else 10.0
         size = chains if timed else min(chains, restarts - done)
         start = unit_rows(random(size, 1, num_classes, dim))
-        x, value = _anneal(start, _schedule(first, top, 10**0.3), steps, clock, 0.4)
+        schedule = _schedule(first, top, 10**0.25 if slow else 10**0.3)
+        x, value = _anneal(start, schedule, 300 if slow else steps, clock, 0.5)
         population = x if population is None else torch.cat([population, x])
         values = value if values is None else torch.cat([values, value])
         keep = values.argsort()[:chains]
         population, values = population[keep], values[keep]
         done += size
-        if timed and clock.over(0.2):
+        if timed and clock.over(0.4):
             break
     if known is not None:
         near = known.float() + 0.02 / dim**0.5 * random(num_classes, dim)
-        x, value = _anneal(unit_rows(near)[None, None], _schedule(100.0, top, 10**0.5), steps, clock, 0.5)
+        x, value = _anneal(unit_rows(near)[None, None], _schedule(100.0, top, 10**0.5), steps, clock, 0.6)
         population = x if population is None else torch.cat([population, x])
         values = value if values is None else torch.cat([values, value])
     assert population is not None and values is not None
 
     hop = 0
     while hop < hops or timed:
-        if timed and clock.over(0.75):
+        if timed and clock.over(0.85):
             break
         x = population.clone()
         for rows in x[:, 0]:  # shake the rows around a random direction: from three of them to all
@@ -340,7 +343,7 @@ def _search(num_classes: int, dim: int, known: Tensor | None, restarts: int, hop
             size = max(3, round(math.exp(uniform(math.log(3), math.log(num_classes)))))
             near = (rows @ random(dim)).topk(min(size, num_classes)).indices
             rows[near] += amount / dim**0.5 * random(len(near), dim)
-        x, value = _anneal(x, _schedule(one_of([32.0, 100.0, 300.0]), top, 10**0.5), steps, clock, 0.8)
+        x, value = _anneal(x, _schedule(one_of([32.0, 100.0, 300.0]), top, 10**0.5), steps, clock, 0.9)
         better = value < values
         population = torch.where(better[:, None, None, None], x, population)
         values = torch.where(better, value, values)
@@ -351,7 +354,7 @@ def _search(num_classes: int, dim: int, known: Tensor | None, restarts: int, hop
 def _finish(x: Tensor, known: Tensor | None, clock: _Clock, top: float) -> Tensor:
     """The best few to the last digits, tied and with free directions; that with the largest proven distance."""
     found = [] if known is None else [(1 - max_cosine(known), known)]
-    x, _ = _anneal(x, _schedule(top, _LAST, 10**0.5), 200, clock, 0.9)
+    x, _ = _anneal(x, _schedule(top, _LAST, 10**0.5), 200, clock, 0.95)
     found += [(1 - max_cosine(rows), rows) for rows in x[:, 0]]
     if x.shape[2] <= 2 * BLOCK:
         order = torch.tensor([-distance for distance, _ in found[-len(x):]]).argsort()[:2]

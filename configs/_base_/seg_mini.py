@@ -1,9 +1,10 @@
-# 800 iterations of 16 crops (35 passes over CamVid), from scratch
+# 500 iterations of 16 crops (22 passes over CamVid), from scratch; AdamW gets in 400 steps where SGD is after 800
 _base_ = './seg_80k.py'
-optim_wrapper = dict(type='BFloat16OptimWrapper', optimizer=dict(lr=0.05))
+optim_wrapper = dict(
+    type='BFloat16OptimWrapper', optimizer=dict(_delete_=True, type='AdamW', lr=0.002, weight_decay=0.02))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type='PolyLR', eta_min=1e-4, power=0.9, by_epoch=False, begin=100, end=800),
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(type='PolyLR', eta_min=1e-5, power=0.9, by_epoch=False, begin=50, end=500),
 ]
-train_cfg = dict(max_iters=800, val_interval=200)
-default_hooks = dict(checkpoint=dict(interval=200))
+train_cfg = dict(max_iters=500, val_interval=250)
+default_hooks = dict(checkpoint=dict(interval=100))

@@ -20,6 +20,7 @@ class _AllNCMixin:
                  classifier: dict | None = None,
                  loss_rebalanced: dict | None = None,
                  bilateral: bool = False,
+                 shared: bool = False,
                  geometry: dict | None = None,
                  center: dict | None = None,
                  view: dict | None = None,
@@ -28,7 +29,10 @@ class _AllNCMixin:
         if bilateral and loss_rebalanced is None:
             raise ValueError('AllNCSegmentor(bilateral=True) has no loss for the re-balanced half of the batch; set '
                              "loss_rebalanced=dict(type='LogitAdjustedSegLoss').")
-        self.bilateral = bilateral
+        if shared and not bilateral:
+            raise ValueError('AllNCSegmentor(shared=True) lets both branches see both halves of a bilateral batch; set '
+                             'bilateral=True, or remove `shared`: without halves they do so anyway.')
+        self.bilateral, self.shared = bilateral, shared
         self.view = None if view is None else MODELS.build(dict(dict(type='PhotometricView'), **view))
         self.num_views = 1 if view is None else 2
         self.geometry = self.center = None
@@ -44,8 +48,9 @@ class _AllNCMixin:
             self._fix_classifier(head, dict(dict(type='FixedClassifier', norm_cfg=head.norm_cfg), **classifier))
         if loss_rebalanced is not None:
             losses = head.loss_decode if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
-            branches = [BranchLoss(loss, False, bilateral, self.num_views) for loss in losses]
-            branches.append(BranchLoss(MODELS.build(loss_rebalanced), True, bilateral, self.num_views))
+            halves = bilateral and not shared
+            branches = [BranchLoss(loss, False, halves, self.num_views) for loss in losses]
+            branches.append(BranchLoss(MODELS.build(loss_rebalanced), True, halves, self.num_views))
             head.loss_decode = nn.ModuleList(branches)
         for loss in head.loss_decode.modules():
             if hasattr(loss, 'set_length'):
@@ -92,6 +97,8 @@ class _AllNCMixin:
             natural (Sequence[float]): In the natural half, shape (K,).
             partner (Sequence[float]): In the half of the rare-class crops.
         """
+        if self.shared:
+            natural = partner = [(a + b) / 2 for a, b in zip(natural, partner)]
         for branch in last_head(self).loss_decode:
             if hasattr(branch.loss, 'set_prior'):
                 branch.loss.set_prior(partner if branch.rebalanced else natural)
@@ -146,6 +153,8 @@ class AllNCSegmentor(_AllNCMixin, EncoderDecoder):
             from one to the other. Defaults to None, one branch.
         bilateral (bool): Whether batches are [B natural | B rare-class crops], one half for each branch, as
             :class:`RareClassSampler` yields them. Otherwise all images serve both branches. Defaults to False.
+        shared (bool): Whether the losses of both branches see both halves, instead of one each: no image is wasted when
+            eta leaves a branch. Defaults to False.
         geometry (dict, optional): :class:`PixelGeometry`, the HyCon and P2P terms. Defaults to None.
         center (dict, optional): :class:`CenterCollapseHead` on the decoder's features. Defaults to None.
         view (dict, optional): :class:`PhotometricView`, a second view of each crop for HyCon; doubles the cost of a
