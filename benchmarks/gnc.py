@@ -9,7 +9,8 @@ STUDY is one or more of these, by default all:
 curves      GNC1, GNC2 and GNC3 over the epochs: 100 classes in d = 10, 20, 30 dimensions, temperatures from 1 to 1/20,
             learned, class-mean and fixed classifiers. CIFAR-100 with 30 training images a class; 20 official test
             images a class are held out, the others fill up classes of which fewer training images are at hand.
-assignment  4 classes of CIFAR-10 on the fixed square in the plane, in its 3 orders; 500 training images a class.
+assignment  4 classes of CIFAR-10 on the fixed square in the plane, in its 3 orders; 500 training images a class,
+            temperature 1/3, BatchNorm before the sphere, learning rate .03, no augmentation.
 codes       Tied (Tammes) against free optimisation of the one-vs-rest distance, with certificates; no training.
 
 Models and recipes are those of configs/gnc with a quarter of the channels, 16 x 16 pixels and batches of 50. A finished
@@ -52,7 +53,7 @@ ASSIGNMENT = [*(f'cat opposite {name}' for name in ORDERS), 'learned']
 CODES = [(3, k) for k in (*range(7, 16), 19, 20, 23, 24)] + [
     (4, k) for k in (9, 10, 12, 16, 20, 24)] + [
     (5, 11), (5, 16), (5, 20), (6, 20), (6, 27), (7, 56), (8, 40), (10, 40), (10, 60), (10, 100), (20, 100)]
-CURVE_EPOCHS, ASSIGNMENT_EPOCHS, EVERY, PER_CLASS, BATCH = 56, 40, 4, 30, 50
+CURVE_EPOCHS, ASSIGNMENT_EPOCHS, EVERY, PER_CLASS, BATCH = 56, 80, 4, 30, 50
 
 
 def jobs_of(study):
@@ -237,7 +238,11 @@ def assignment(name, seed, args):
     from allnc_mm.geometry_cache import cached_softmax_code
     d, classes = (64 if name == 'learned' else 2), list(CLASSES)
     cfg = load(LEARNED.format(10), {})
-    cfg.model.neck.out_channels = d
+    # in the plane a feature meets its class vector by going round, past those of other classes: at temperature
+    # 1/10, or from features that all start in one direction, training ends on the way
+    cfg.model.neck.update(out_channels=d, norm_cfg=dict(type='BN1d'))
+    cfg.optim_wrapper.optimizer.lr = 0.03
+    cfg.train_pipeline = []  # as in `curves`
     code = cached_softmax_code(4, 2)
     opposite = (code @ code.T).argmin(1)
     orders = {}
@@ -247,9 +252,9 @@ def assignment(name, seed, args):
         orders[other] = [rows[c] if c in rows else next(rest) for c in classes]
     head = dict(num_classes=4, in_channels=d, loss=dict(type='CrossEntropyLoss'))
     if name == 'learned':
-        head.update(type='SphericalHead', temperature=0.1)
+        head.update(type='SphericalHead', temperature=1 / 3)
     else:
-        head.update(type='SoftmaxCodeHead', length=10.0, assignment=orders[name.rpartition(' ')[2]])
+        head.update(type='SoftmaxCodeHead', length=3.0, assignment=orders[name.rpartition(' ')[2]])
     cfg.model.head = head
     data = cifar10(f'{args.data_root}/cifar10')
     epochs = args.epochs or ASSIGNMENT_EPOCHS
