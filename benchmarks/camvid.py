@@ -4,7 +4,7 @@ python benchmarks/camvid.py run [--only NAME ...] [--jobs 2] [--device auto]   t
 python benchmarks/camvid.py table [--into FILE]                                prints the table from the logs
 python benchmarks/camvid.py pictures                                           draws frames with rare classes
 
-DeepLabV3+ with a ResNet-18 of half width, 240 x 180, 500 iterations of 16 crops: the configs
+DeepLabV3+ with a ResNet-18 of half width, 240 x 180, 1000 iterations of 8 crops: the configs
 configs/seg/deeplabv3plus_r18_camvid-mini*.py. A run that was killed resumes from its last checkpoint; a finished one is
 a line in results/camvid.jsonl, with the metrics of the validation and of the test split. Choices are made on validation
 (--cfg-options with --results FILE, so that trials stay out of the table); the table and the pictures show test.

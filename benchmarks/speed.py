@@ -1,10 +1,12 @@
 """What the data path and a training step cost, as ratios measured in one run.
 
-python benchmarks/speed.py run {data,step,classes} ...     measures and appends to results/speed.jsonl (default: all)
+python benchmarks/speed.py run {data,folders,step,classes} ...     measures and appends to results/speed.jsonl (default: all)
 python benchmarks/speed.py table                           prints the tables from the latest records
 
 `data`: images per CPU-second of the ordinary pipeline (transforms, collate, data preprocessor) and of
-DeviceAugmentationHook, on CIFAR images in memory. `step`: a training iteration of the mini protocol with everything in
+DeviceAugmentationHook, on CIFAR images in memory. `folders`: views per CPU-second of JPEG files of 500 x 375, decoded,
+cropped to 224, flipped and colour-jittered by torchvision, by mmpretrain's pipeline (configs/ce) and by that of two
+views from one decode (configs/allnc). `step`: a training iteration of the mini protocol with everything in
 it (data, hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same
 with mixture, and AllNC; the same number of images is passed in each. `classes`: forward, losses and backward of AllNC's
 head over K beside a linear head with CE, and the peak memory. Contestants take turns, so that a noisy machine hits all;
@@ -15,6 +17,7 @@ import json
 import os
 import platform
 import resource
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -30,7 +33,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from allnc_mm.models.utils.device_augmentation import DeviceAugmentation
-from allnc_mm.registry import DATASETS, MODELS
+from allnc_mm.registry import DATASETS, MODELS, TRANSFORMS
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / 'configs'
@@ -89,6 +92,34 @@ def measure_data():
                               'device': lambda whole=whole: run(whole, True)})
         out.append(dict(transforms=name, **{k: round(256 / v) for k, v in seconds.items()}))
     return out
+
+
+def measure_folders(images=48):
+    from mmcv.transforms import Compose
+    from PIL import Image
+    from torchvision.transforms import v2
+    rng, files = np.random.default_rng(0), []
+    mmpretrain, two_views = (
+        Compose([TRANSFORMS.build(t) for t in Config.fromfile(CONFIGS / name).train_dataloader.dataset.pipeline])
+        for name in ('ce/resnet50_imagenet-lt.py', 'allnc/resnet50_imagenet-lt.py'))
+    torchvision = v2.Compose([
+        v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4, 0.4), v2.PILToTensor()])
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(images):  # coarse shapes under fine grain
+            coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((500, 375))
+            pixels = np.asarray(coarse) + rng.normal(0, 8, (375, 500, 3))
+            files.append(f'{folder}/{i}.jpg')
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(files[-1], quality=85)
+        kilobytes = round(sum(map(os.path.getsize, files)) / images / 1000)
+
+        def load(pipeline):
+            return lambda: [pipeline(dict(img_path=file, gt_label=0)) for file in files]
+
+        seconds = take_turns({
+            'torchvision': lambda: [torchvision(Image.open(file).convert('RGB')) for file in files],
+            'mmpretrain': load(mmpretrain), 'two views, one decode': load(two_views)})
+    return [dict(loader=name, kilobytes=kilobytes, views=round(images * (2 if 'two' in name else 1) / value))
+            for name, value in seconds.items()]
 
 
 class EpochClock(Hook):
@@ -189,7 +220,7 @@ def measure_classes():
     return out
 
 
-PARTS = dict(data=measure_data, step=measure_step, classes=measure_classes)
+PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, classes=measure_classes)
 
 
 def run(parts):
@@ -216,6 +247,8 @@ def table():
             for row in rows:
                 row['ratio'] = f'{row["device"] / row["pipeline"]:.1f}'
             title = 'images per second'
+        elif part == 'folders':
+            title = 'views per CPU-second from JPEG files'
         elif part == 'step':
             reference = {row['loop']: row['ms'] for row in rows}
             for row in rows:

@@ -246,6 +246,24 @@ def test_bilateral_losses_are_those_of_the_halves():
                                0.25 * F.cross_entropy(logits[2:], labels[2:], ignore_index=255), atol=1e-5, rtol=1e-5)
 
 
+def test_shared_branches_see_both_halves():
+    model = build(loss_rebalanced=dict(type='LogitAdjustedSegLoss', tau=1.0), bilateral=True, shared=True,
+                  head_cfg=dict(dropout_ratio=0))
+    for branch in model.decode_head.loss_decode:
+        branch.set_eta(0.75)
+    natural, partner = [0.6, 0.1, 0.1, 0.1, 0.1], [0.2, 0.3, 0.1, 0.3, 0.1]
+    model.set_sampling_priors(natural, partner)
+    inputs, samples = batch(num=4)
+    losses = model.loss(inputs, samples)
+    logits = F.interpolate(model(inputs, mode='tensor'), SIZE, mode='bilinear').double()
+    labels = torch.stack([s.gt_sem_seg.data[0] for s in samples])
+    prior = (torch.tensor([natural, partner]).double().mean(0)).log()
+    first = F.cross_entropy(logits, labels, ignore_index=255)
+    second = F.cross_entropy(logits + prior[:, None, None], labels, ignore_index=255)
+    torch.testing.assert_close(losses['decode.loss_ce'].double(), 0.75 * first, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(losses['decode.loss_rebalanced'].double(), 0.25 * second, atol=1e-5, rtol=1e-5)
+
+
 def test_features_before_dropout():
     model = build(head_cfg=dict(dropout_ratio=0.9))
     torch.nn.init.constant_(model.decode_head.convs[0].bn.bias, 1.0)
@@ -298,6 +316,7 @@ def test_photometric_view():
 
 @pytest.mark.parametrize('parts, message', [
     (dict(bilateral=True), 'loss_rebalanced'),
+    (dict(loss_rebalanced=CE, shared=True), 'set bilateral=True'),
     (dict(loss=dict(type='DotRegressionSegLoss'), loss_rebalanced=CE), "classifier=dict.type='FixedClassifier'"),
     (dict(loss=dict(type='DotRegressionSegLoss'), classifier=dict(learnable_length=True)), 'learnable_length=False'),
     (dict(geometry=dict()), '`hycon`, `p2p` or both'),

@@ -11,7 +11,7 @@ train_pipeline = [
 test_pipeline = [dict(type='PackSegInputs')]
 memory_size = (240, 180)
 train_dataloader = dict(
-    batch_size=16, num_workers=0, persistent_workers=False,
+    batch_size=8, num_workers=0, persistent_workers=False,
     dataset=dict(memory_size=memory_size, pipeline=train_pipeline))
 val_dataloader = dict(
     num_workers=0, persistent_workers=False, dataset=dict(memory_size=memory_size, pipeline=test_pipeline))
