@@ -63,7 +63,7 @@ def test_config(path):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     data = next(name for name in CLASSES if name in path.stem)
-    heads = [model.decode_head, model.auxiliary_head, *filter(None, [getattr(model, 'center', None)])]
+    heads = [model.decode_head, *filter(None, [getattr(model, key, None) for key in ('auxiliary_head', 'center')])]
     assert {head.num_classes for head in heads} == {CLASSES[data]}
     assert tuple(cfg.model.data_preprocessor.size) == tuple(cfg.crop_size)
 
@@ -102,9 +102,9 @@ def tool_arguments(root, work_dir, iters):
                for key in (f'data_root={root}', 'memory_size=(64,48)')]
     options += ['train_dataloader.batch_size=2', 'train_dataloader.dataset.pipeline.0.scale=(64,48)',
                 'train_dataloader.dataset.pipeline.1.crop_size=(32,48)', 'model.data_preprocessor.size=(32,48)',
-                'model.decode_head.channels=16', 'model.auxiliary_head.channels=16', 'model.backbone.base_channels=8',
-                'model.backbone.stem_channels=8', 'model.decode_head.in_channels=64', 'model.decode_head.c1_channels=8',
-                'model.decode_head.c1_in_channels=8', 'model.auxiliary_head.in_channels=32',
+                'model.decode_head.channels=16', 'model.backbone.base_channels=8', 'model.backbone.stem_channels=8',
+                'model.decode_head.in_channels=64', 'model.decode_head.c1_channels=8',
+                'model.decode_head.c1_in_channels=8',
                 f'train_cfg.max_iters={iters}', 'train_cfg.val_interval=4', 'default_hooks.checkpoint.interval=2',
                 'default_hooks.logger.interval=1', 'param_scheduler.1.end=4', 'param_scheduler.1.begin=1',
                 'param_scheduler.0.end=1', 'train_dataloader.pin_memory=False']
