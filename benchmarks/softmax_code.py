@@ -173,7 +173,7 @@ def main():
     parser.add_argument('action', choices=['run', 'table', 'plot'])
     parser.add_argument('studies', nargs='*', metavar='STUDY', help='quick, long, large, growth; default: all')
     parser.add_argument('--seconds', type=int, default=600, help='of a long search; default: 600')
-    parser.add_argument('--into', metavar='FILE', help='Markdown file with the marks of softmax-code')
+    parser.add_argument('--into', metavar='FILE', help='Markdown file with the marks of softmax-code or softmax-growth')
     parser.add_argument('--size', type=int, nargs=2, metavar=('D', 'K'), help='only this one')
     args = parser.parse_args()
     if unknown := set(args.studies) - set(STUDIES):
@@ -182,7 +182,9 @@ def main():
         if args.action == 'plot':
             return plot()
         if args.into:
-            return markdown_tables.insert(args.into, 'softmax-code', codes_table())
+            growth_page = '<!-- softmax-growth -->' in Path(args.into).read_text()
+            mark, text = ('softmax-growth', growth_table()) if growth_page else ('softmax-code', codes_table())
+            return markdown_tables.insert(args.into, mark, text)
         return print(codes_table(), growth_table(), sep='\n\n')
     for study in args.studies or STUDIES:
         sizes = {'large': list(LARGE), 'growth': [(0, k) for k in GROWTH]}.get(study, list(PUBLISHED))

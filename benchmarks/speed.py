@@ -1,7 +1,7 @@
 """What the data path and a training step cost, as ratios measured in one run.
 
-python benchmarks/speed.py run {data,folders,step,classes} ...     measures and appends to results/speed.jsonl (default: all)
-python benchmarks/speed.py table                           prints the tables from the latest records
+python benchmarks/speed.py run {data,folders,step,classes} ...   measures, appends to results/speed.jsonl (default: all)
+python benchmarks/speed.py table                                 prints the tables from the latest records
 
 `data`: images per CPU-second of the ordinary pipeline (transforms, collate, data preprocessor) and of
 DeviceAugmentationHook, on CIFAR images in memory. `folders`: views per CPU-second of JPEG files of 500 x 375, decoded,

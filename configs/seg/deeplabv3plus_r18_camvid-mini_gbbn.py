@@ -1,5 +1,5 @@
 _base_ = ['./deeplabv3plus_r18_camvid-mini.py', '../_base_/seg_parts.py']
-model = dict(type='AllNCSegmentor', bilateral=True, loss_rebalanced=_base_.parts.loss_rebalanced)
+model = _base_.parts.gbbn
 train_pipeline = [dict(t, type='RareClassCrop') if t['type'] == 'RandomCrop' else t for t in _base_.train_pipeline]
 train_dataloader = dict(
     batch_size=_base_.train_dataloader.batch_size // 2,  # natural crops, and as many rare-class crops
