@@ -364,15 +364,19 @@ def test_weighted_cross_entropy_with_ignored_pixels(avg_non_ignore):
     assert loss(logits, torch.full_like(labels, 255), ignore_index=255) == 0
 
 
-def test_two_branches_give_the_weights_to_the_second(root, tmp_path):
-    run = runner(root, tmp_path, 'weights-branch', iters=1, **{
-        'model.loss_rebalanced': dict(type='CrossEntropyLoss', avg_non_ignore=True),
+@pytest.mark.parametrize('shared', [False, True])
+def test_two_branches_give_the_weights_to_the_second(root, tmp_path, shared):
+    run = runner(root, tmp_path, f'weights-branch-{shared}', iters=1, **{
+        'model.loss_rebalanced': dict(type='CrossEntropyLoss', avg_non_ignore=True), 'model.shared': shared,
         'custom_hooks': [dict(type='SegClassWeightsHook', power=1.0)]})
     run.train()
     first, second = (branch.loss for branch in run.model.decode_head.loss_decode)
     assert first.class_weight is None
-    # from what the sampler leaves, so that both together do not re-balance twice
-    np.testing.assert_allclose(second.class_weight, class_weights(run.train_dataloader.batch_sampler.prior, power=1.0))
+    # from what the sampler leaves in the images of the branch, so that both together do not re-balance twice
+    seen = run.train_dataloader.batch_sampler.prior
+    if shared:
+        seen = (seen + COUNTS.sum(0) / COUNTS.sum()) / 2
+    np.testing.assert_allclose(second.class_weight, class_weights(seen, power=1.0))
 
 
 def test_refused_before_training(root, tmp_path):

@@ -19,7 +19,7 @@ class SegClassWeightsHook(Hook):
     TverskyLoss, OhemCrossEntropy and with the losses of allnc_mm (DiceLoss, which has no class weights, is left alone).
     The formulas are those of :func:`allnc_mm.functional.class_weights`: the average training pixel keeps the weight 1.
     In a model with two branches (``AllNCSegmentor(loss_rebalanced=...)``) the second branch alone gets them, and with
-    :class:`RareClassSampler` from the shares of the pixels that it leaves.
+    :class:`RareClassSampler` from the shares of the pixels in what that branch sees.
 
     .. code-block:: python
 
@@ -57,7 +57,7 @@ class SegClassWeightsHook(Hook):
         if broken:  # the one compares them with a number; the other spreads them along the width of the image
             raise ValueError(f"mmseg's {broken[0]}{'(use_sigmoid=True)' * (broken[0] == 'CrossEntropyLoss')} does not "
                              'take class weights of pixels; use another loss, or remove SegClassWeightsHook.')
-        weights = self._weights(runner, bilateral=getattr(model, 'bilateral', False))
+        weights = self._weights(runner, model)
         for loss in losses:
             if hasattr(loss, 'set_class_weight'):
                 loss.set_class_weight(weights)
@@ -68,11 +68,12 @@ class SegClassWeightsHook(Hook):
                   ', '.join(f'{name} {weight:.3g}' for name, weight in zip(names, weights)),
                   logger='current', level=logging.INFO)
 
-    def _weights(self, runner, bilateral: bool) -> list[float]:
+    def _weights(self, runner, model) -> list[float]:
         dataset = runner.train_dataloader.dataset
         shares, frequency = np.asarray(set_num_per_class(dataset), dtype=np.float64), None
-        if bilateral:  # what the sampler did is not done twice
-            shares = runner.train_dataloader.batch_sampler.prior
+        if getattr(model, 'bilateral', False):  # what the sampler did is not done twice
+            partner = runner.train_dataloader.batch_sampler.prior
+            shares = (shares / shares.sum() + partner) / 2 if model.shared else partner
         elif self.scheme == 'median':
             counts = pixel_counts(dataset).astype(np.float64)
             with np.errstate(invalid='ignore', divide='ignore'):
