@@ -148,6 +148,9 @@ def growth_table():
     return '\n'.join(lines)
 
 
+TABLES = {'softmax-code': codes_table, 'softmax-growth': growth_table}
+
+
 def plot():
     import matplotlib
     matplotlib.use('agg')
@@ -181,11 +184,12 @@ def main():
     if args.action != 'run':
         if args.action == 'plot':
             return plot()
-        if args.into:
-            growth_page = '<!-- softmax-growth -->' in Path(args.into).read_text()
-            mark, text = ('softmax-growth', growth_table()) if growth_page else ('softmax-code', codes_table())
-            return markdown_tables.insert(args.into, mark, text)
-        return print(codes_table(), growth_table(), sep='\n\n')
+        if not args.into:
+            return print(*(table() for table in TABLES.values()), sep='\n\n')
+        page = Path(args.into).read_text()
+        for mark in [mark for mark in TABLES if f'<!-- {mark} -->' in page] or TABLES:  # insert refuses a bare page
+            markdown_tables.insert(args.into, mark, TABLES[mark]())
+        return
     for study in args.studies or STUDIES:
         sizes = {'large': list(LARGE), 'growth': [(0, k) for k in GROWTH]}.get(study, list(PUBLISHED))
         for d, k in sizes if args.size is None else [tuple(args.size)]:

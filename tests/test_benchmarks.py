@@ -2,6 +2,7 @@
 import shutil
 from pathlib import Path
 
+import camvid
 import markdown_tables
 import protocols
 import pytest
@@ -10,15 +11,15 @@ import softmax_code
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), ('configs/allnc/README.md', 'cifar10-if100'),
           ('configs/allnc/README.md', 'cifar10-if50'), ('configs/allnc/README.md', 'digits'),
-          ('docs/gnc.md', 'softmax-growth')]
-CODES = {'softmax-code': softmax_code.codes_table, 'softmax-growth': softmax_code.growth_table}
+          ('docs/gnc.md', 'softmax-growth'), ('configs/seg/README.md', 'camvid')]
+SCRIPTS = {**softmax_code.TABLES, 'camvid': lambda: camvid.table(camvid.RESULTS)}
 
 
 @pytest.mark.parametrize('page, mark', TABLES)
 def test_the_page_has_the_table_that_the_logs_give(page, mark, tmp_path):
     copy = tmp_path / 'page.md'
     shutil.copy(ROOT / page, copy)
-    text = CODES[mark]() if mark in CODES else protocols.table(mark)
+    text = SCRIPTS[mark]() if mark in SCRIPTS else protocols.table(mark)
     assert text.count('\n|') > 4
     markdown_tables.insert(copy, mark, text)
     assert copy.read_text() == (ROOT / page).read_text()

@@ -331,14 +331,17 @@ def _low_rank_pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tenso
     b = a if same else torch.where(columns[:, None], b, 0.0)
     own = (a * b).sum(1)
     both = (rows & columns).float()
-    gram = a.T @ a
-    total = (gram * (gram if same else b.T @ b)).sum()
+
+    def inner(x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
+        """<x^T y, z^T w>; one product where left and right are the same."""
+        product = x.T @ y
+        return (product * (product if same else z.T @ w)).sum()
+
+    total = inner(a, a, b, b)
     if code is not None:
         c = torch.where(rows[:, None], code, 0.0)
         e = c if same else torch.where(columns[:, None], code, 0.0)
-        cross, target = a.T @ c, c.T @ c
-        total = total - 2 * (cross * (cross if same else b.T @ e)).sum()
-        total = total + (target * (target if same else e.T @ e)).sum()
+        total = total - 2 * inner(a, c, b, e) + inner(c, c, e, e)
         return total if diagonal else total - (both * (own - code.square().sum(1)).square()).sum()
     cosine = -1.0 / (len(a) - 1)
     total = total - 2 * cosine * (a.sum(0) * b.sum(0)).sum() + cosine**2 * rows.sum() * columns.sum()

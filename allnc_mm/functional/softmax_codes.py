@@ -312,7 +312,7 @@ def _search(num_classes: int, dim: int, known: Tensor | None, restarts: int, hop
     population = values = None
     done = 0
     while done < restarts or timed and not clock.over(0.4):
-        # slow cooling finds rare good basins that no number of fast restarts does, and takes six times as long
+        # slow cooling finds rare good basins that no number of fast restarts does, and takes several times as long
         slow = timed and done // chains % 2 == 1
         first = one_of([5.0, 20.0, 60.0, 200.0]) if dim <= 4 else 5.0 if slow else 10.0
         size = chains if timed else min(chains, restarts - done)

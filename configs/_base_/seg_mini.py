@@ -6,5 +6,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
     dict(type='PolyLR', eta_min=1e-5, power=0.9, by_epoch=False, begin=50, end=1000),
 ]
+auto_scale_lr = dict(base_batch_size=8)
 train_cfg = dict(max_iters=1000, val_interval=500)
 default_hooks = dict(checkpoint=dict(interval=200))

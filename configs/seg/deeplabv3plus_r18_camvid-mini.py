@@ -6,4 +6,4 @@ model = dict(
     decode_head=dict(
         in_channels=256, channels=64, dilations=(1, 2, 4, 6), c1_in_channels=32, c1_channels=24, num_classes=11,
         loss_decode=dict(avg_non_ignore=True)),
-    auxiliary_head=None)  # at this size a third of the step
+    auxiliary_head=None)  # its loss at the size of the labels would be a large part of so small a step

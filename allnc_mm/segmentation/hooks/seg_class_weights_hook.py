@@ -72,8 +72,7 @@ class SegClassWeightsHook(Hook):
         dataset = runner.train_dataloader.dataset
         shares, frequency = np.asarray(set_num_per_class(dataset), dtype=np.float64), None
         if getattr(model, 'bilateral', False):  # what the sampler did is not done twice
-            partner = runner.train_dataloader.batch_sampler.prior
-            shares = (shares / shares.sum() + partner) / 2 if model.shared else partner
+            _, shares = model.branch_priors(shares / shares.sum(), runner.train_dataloader.batch_sampler.prior)
         elif self.scheme == 'median':
             counts = pixel_counts(dataset).astype(np.float64)
             with np.errstate(invalid='ignore', divide='ignore'):

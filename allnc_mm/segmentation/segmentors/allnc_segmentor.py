@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn as nn
 from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
@@ -90,6 +91,11 @@ class _AllNCMixin:
         """Tensor: Classifier vectors that predict, shape (K, d)."""
         return classifier_weight(self)
 
+    def branch_priors(self, natural: Sequence[float], partner: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Share of the pixels that each class has in what branch 1 and branch 2 see; arguments as below."""
+        first, second = np.asarray(natural), np.asarray(partner)
+        return ((first + second) / 2, ) * 2 if self.shared else (first, second)
+
     def set_sampling_priors(self, natural: Sequence[float], partner: Sequence[float]) -> None:
         """Tell the losses of both branches which share of the pixels each class has in what they see.
 
@@ -97,8 +103,7 @@ class _AllNCMixin:
             natural (Sequence[float]): In the natural half, shape (K,).
             partner (Sequence[float]): In the half of the rare-class crops.
         """
-        if self.shared:
-            natural = partner = [(a + b) / 2 for a, b in zip(natural, partner)]
+        natural, partner = self.branch_priors(natural, partner)
         for branch in last_head(self).loss_decode:
             if hasattr(branch.loss, 'set_prior'):
                 branch.loss.set_prior(partner if branch.rebalanced else natural)
