@@ -1,16 +1,17 @@
 """What the data path and a training step cost, as ratios measured in one run.
 
-python benchmarks/speed.py run {data,folders,step,classes} ...   measures, appends to results/speed.jsonl (default: all)
-python benchmarks/speed.py table                                 prints the tables from the latest records
+python benchmarks/speed.py run [PART ...]   measures (default: all of the parts below), appends to results/speed.jsonl
+python benchmarks/speed.py table            prints the tables from the latest records
 
 `data`: images per CPU-second of the ordinary pipeline (transforms, collate, data preprocessor) and of
 DeviceAugmentationHook, on CIFAR images in memory. `folders`: views per CPU-second of JPEG files of 500 x 375, decoded,
 cropped to 224, flipped and colour-jittered by torchvision, by mmpretrain's pipeline (configs/ce) and by that of two
-views from one decode (configs/allnc). `step`: a training iteration of the mini protocol with everything in
-it (data, hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same
-with mixture, and AllNC; the same number of images is passed in each. `classes`: forward, losses and backward of AllNC's
-head over K beside a linear head with CE, and the peak memory. Contestants take turns, so that a noisy machine hits all;
-times are CPU seconds of one thread, on a GPU wall seconds. Images are random: only their size matters.
+views from one decode (configs/allnc). `step`: a training iteration of the mini protocol with everything in it (data,
+hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same with
+mixture, and AllNC; the same number of images is passed in each. `classes`: forward, losses and backward of AllNC's head
+over K beside a linear head with CE, and the peak memory. `inference`: segmentation of frames of 240 x 180 by the
+networks of benchmarks/camvid.py, which differ in training and not here. Contestants take turns, so that a noisy machine
+hits all; times are CPU seconds of one thread, on a GPU wall seconds. Images are random: only their size matters.
 """
 import argparse
 import json
@@ -22,14 +23,15 @@ import time
 import uuid
 from pathlib import Path
 
-import allnc_mm  # noqa: F401 isort: skip
+import allnc_mm.segmentation  # noqa: F401 isort: skip
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from allnc_mm.models.utils.device_augmentation import DeviceAugmentation
@@ -220,7 +222,23 @@ def measure_classes():
     return out
 
 
-PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, classes=measure_classes)
+def measure_inference(images=4):
+    names = {'CE': '', 'ETF': '_etf', 'CeCo': '_ceco', 'AllNC': '_allnc'}
+    inputs = torch.randint(256, (images, 3, 180, 240), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    contestants = {}
+    with DefaultScope.overwrite_default_scope('mmseg'), torch.no_grad():
+        for name, suffix in names.items():
+            cfg = Config.fromfile(CONFIGS / 'seg' / f'deeplabv3plus_r18_camvid-mini{suffix}.py')
+            model = MODELS.build(cfg.model).to(DEVICE).eval()
+            batch = dict(inputs=list(inputs), data_samples=[
+                SegDataSample(metainfo=dict(ori_shape=(180, 240), img_shape=(180, 240))) for _ in inputs])
+            contestants[name] = lambda model=model, batch=batch: model.test_step(batch)
+        seconds = take_turns(contestants, rounds=31)
+    return [dict(training=name, ms_per_image=round(1000 * value / images, 2)) for name, value in seconds.items()]
+
+
+PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, classes=measure_classes,
+             inference=measure_inference)
 
 
 def run(parts):
@@ -255,6 +273,10 @@ def table():
                 row['to the bare loop'] = f'{row["ms"] / reference["bare loop"]:.2f}'
                 row['to CE + mixture'] = f'{row["ms"] / reference["ImageClassifier, CE + mixture"]:.2f}'
             title = 'training iteration, 128 images passed, ResNet-20, bfloat16, channels_last'
+        elif part == 'inference':
+            for row in rows:
+                row['to CE'] = f'{row["ms_per_image"] / rows[0]["ms_per_image"]:.3f}'
+            title = 'segmentation of a frame of 240 x 180, DeepLabV3+ with ResNet-18 of half width'
         else:
             title = "head: 256 features, AllNC's losses beside a linear head with CE; peak is that of the process"
         lines += [f'`{part}`: {title} ({record["machine"]}, torch {record["torch"]})', '',
