@@ -109,45 +109,59 @@ def train(config, options, work_dir, device_augmentation=False):
         return dict(minutes=minutes, **evaluate(work_dir))
 
 
-def train_job(protocol, name, seed, args):
+def folder(args, protocol, name, seed):
+    """Folder of a run."""
+    return Path(args.work_dirs) / protocol / (''.join(c if c.isalnum() else '_' for c in name) + f'_seed{seed}')
+
+
+def settings(args, protocol, seed):
+    """What the protocol and the seed set in any config."""
+    overrides = dict(PROTOCOLS[protocol][1], **(dict(data_root=args.data_root) if args.data_root else {}))
+    return {'randomness.seed': seed, **{f'{loader}_dataloader.dataset.{key}': value for key, value
+                                        in overrides.items() for loader in ('train', 'val', 'test')}}
+
+
+def train_job(args, protocol, name, seed):
     """Train one job; in a worker."""
-    stem, overrides = PROTOCOLS[protocol]
-    folder = lambda name: Path(args.work_dirs) / protocol / (
-        ''.join(c if c.isalnum() else '_' for c in name) + f'_seed{seed}')
-    overrides = dict(overrides, **(dict(data_root=args.data_root) if args.data_root else {}))
-    options = {'randomness.seed': seed, **{f'{loader}_dataloader.dataset.{key}': value for key, value
-                                           in overrides.items() for loader in ('train', 'val', 'test')}}
+    options = settings(args, protocol, seed)
     if name in SECOND_STAGE:
         from allnc_mm.visualization.runs import find_run
-        options.update(dict.fromkeys(SECOND_STAGE[name], find_run(str(folder('CE')))[1]))
-    return train(ROOT / 'configs' / METHODS[name].format(stem), options, folder(name), args.device_augmentation)
+        options.update(dict.fromkeys(SECOND_STAGE[name], find_run(str(folder(args, protocol, 'CE', seed)))[1]))
+    config = ROOT / 'configs' / METHODS[name].format(PROTOCOLS[protocol][0])
+    return train(config, options, folder(args, protocol, name, seed), args.device_augmentation)
 
 
 def run(args):
-    """Train what is not done yet, ``args.jobs`` at a time, and append a record for each."""
+    """Train what is not done yet."""
+    todo = []
+    for protocol in args.protocol:
+        (path, done), stem = results(protocol), PROTOCOLS[protocol][0]
+        names = args.only or [n for n, config in METHODS.items() if (ROOT / 'configs' / config.format(stem)).exists()]
+        jobs = [(protocol, name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
+        for job in sorted(jobs, key=lambda job: job[1] in SECOND_STAGE):  # they find their CE run done
+            todo.append((path, dict(name=job[1], seed=job[2], config=METHODS[job[1]].format(stem)), job))
+    work_on(todo, train_job, args)
+
+
+def work_on(todo, function, args):
+    """Call ``function(args, *job)`` for each (file, record, job), ``args.jobs`` at a time; append what it returns."""
     import torch
     machine = f'{os.cpu_count()} cores, {platform.machine()}'
     if torch.cuda.is_available():
         machine = f'{torch.cuda.get_device_name()}, {machine}'
-    todo = []
-    for protocol in args.protocol:
-        done, stem = results(protocol)[1], PROTOCOLS[protocol][0]
-        names = args.only or [n for n, config in METHODS.items() if (ROOT / 'configs' / config.format(stem)).exists()]
-        jobs = [(protocol, name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
-        todo += sorted(jobs, key=lambda job: job[1] in SECOND_STAGE)  # they find their CE run done
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context('spawn'), start_worker) as pool:
-        futures = {pool.submit(train_job, *job, args): job for job in todo}
+        futures = {pool.submit(function, args, *job): (path, record) for path, record, job in todo}
         for future in as_completed(futures):
-            protocol, name, seed = futures[future]
+            path, record = futures[future]
+            title = f'{path.stem}, {record["name"]}, seed {record["seed"]}'
             if future.exception() is not None:
-                print(f'{protocol}, {name}, seed {seed}: {future.exception()!r}', flush=True)
+                print(f'{title}: {future.exception()!r}', flush=True)
                 continue
-            record = dict(name=name, seed=seed, config=METHODS[name].format(PROTOCOLS[protocol][0]), jobs=args.jobs,
-                          machine=machine, device_augmentation=args.device_augmentation, **future.result())
-            with open(results(protocol)[0], 'a') as file:
+            record.update(jobs=args.jobs, machine=machine, device_augmentation=args.device_augmentation,
+                          **future.result())
+            with open(path, 'a') as file:
                 file.write(json.dumps(record) + '\n')
-            print(f'{protocol}, {name}, seed {seed}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min',
-                  flush=True)
+            print(f'{title}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min', flush=True)
 
 
 def evaluate(work_dir):
@@ -260,17 +274,22 @@ def with_own_columns(text):
     return re.sub(r'<!-- own (\S+) --> [^|]*', fill, text)
 
 
+def add_run_arguments(parser):
+    """Arguments of a study's runs."""
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--jobs', type=int, default=2, help='runs at a time, one CPU thread each')
+    parser.add_argument('--device-augmentation', action='store_true', help='DeviceAugmentationHook; for GPUs')
+    parser.add_argument('--data-root', help='default: that of the config')
+    parser.add_argument('--work-dirs', default='work_dirs/protocols')
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
     run_ = commands.add_parser('run')
     run_.add_argument('protocol', choices=PROTOCOLS, nargs='+')
     run_.add_argument('--only', nargs='+', choices=METHODS, metavar='NAME', help='default: all that have a config')
-    run_.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    run_.add_argument('--jobs', type=int, default=2, help='runs at a time, one CPU thread each')
-    run_.add_argument('--device-augmentation', action='store_true', help='DeviceAugmentationHook; for GPUs')
-    run_.add_argument('--data-root', help='default: that of the config')
-    run_.add_argument('--work-dirs', default='work_dirs/protocols')
+    add_run_arguments(run_)
     show = commands.add_parser('table')
     show.add_argument('protocol', choices=PROTOCOLS)
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks of the protocol')

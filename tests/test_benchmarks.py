@@ -2,11 +2,16 @@
 import shutil
 from pathlib import Path
 
+import ablation
 import camvid
 import markdown_tables
 import protocols
 import pytest
 import softmax_code
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from allnc_mm.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), ('configs/allnc/README.md', 'cifar10-if100'),
@@ -46,3 +51,27 @@ def test_a_file_without_marks_is_refused(tmp_path):
     (tmp_path / 'empty.md').write_text('nothing')
     with pytest.raises(SystemExit, match='has no marks'):
         markdown_tables.insert(tmp_path / 'empty.md', 'digits', '')
+
+
+@pytest.mark.parametrize('name', ablation.SWITCHES)
+def test_each_switch_of_the_ablation_gives_another_model_or_schedule(name):
+    default = Config.fromfile(ablation.default_config())
+    cfg = Config.fromfile(ablation.default_config())
+    cfg.merge_from_dict(ablation.SWITCHES[name])
+    assert cfg.to_dict() != default.to_dict()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        MODELS.build(cfg.model)
+
+
+def test_the_table_of_the_ablation_pairs_seeds(tmp_path, monkeypatch):
+    def record(name, seed, overall):
+        accuracies = dict(overall=overall, few=2 * overall)
+        return dict(name=name, seed=seed, test=dict.fromkeys(ablation.GEOMETRY, 0.5),
+                    tuned=dict(running=dict(val=accuracies, val_tau0=accuracies)))
+
+    switch = next(iter(ablation.SWITCHES))
+    runs = [record(ablation.DEFAULT, 0, 50), record(ablation.DEFAULT, 1, 60), record(switch, 1, 63)]
+    monkeypatch.setattr(ablation, 'records', lambda: ({}, {(r['name'], r['seed']): r for r in runs}))
+    lines = ablation.table().splitlines()
+    assert lines[-2].startswith('| default | 2 | 55.0 | 110.0 | 55.0 | 0.500 |')
+    assert lines[-1].startswith(f'| {switch} | 1 | +3.0 | +6.0 | 63.0 | 0.500 |')

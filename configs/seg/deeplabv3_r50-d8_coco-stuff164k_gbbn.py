@@ -6,4 +6,4 @@ train_dataloader = dict(
     batch_sampler=_base_.parts.sampler,
     dataset=dict(pipeline=train_pipeline))
 default_hooks = dict(gbbn=_base_.parts.gbbn_hook)
-custom_hooks = [dict(type='SegClassWeightsHook')]
+custom_hooks = [_base_.parts.class_weights]

@@ -15,7 +15,9 @@ class LogitAdjustedSegLoss(LogitAdjustedLoss, PixelLoss):
     with ``class_weight`` weighted by class. The mean is over the labelled pixels.
 
     Args:
-        tau (float): Strength; 0 is plain cross-entropy. Defaults to 1.
+        tau (float): Strength; 0 is plain cross-entropy. Class weights :math:`n_k^{-p}` move the decision towards rare
+            classes by p + tau (1: balanced), so with tau < 0 their pixels keep the gradient of p where IoU wants less.
+            Defaults to 1.
         num_per_class (Sequence[int], optional): Training pixels per class. Defaults to None: handed over by
             :class:`PixelCountsHook` from the training data.
         class_weight (Sequence[float], optional): (K,). Defaults to None; :class:`SegClassWeightsHook` computes it.
