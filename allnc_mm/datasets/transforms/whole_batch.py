@@ -27,17 +27,19 @@ def _column(x: Tensor) -> Tensor:
 
 
 def _apply(operation: Callable[..., Tensor], chosen: Tensor, x: Tensor, *arguments: Tensor) -> Tensor:
-    """``operation`` on the chosen images alone; on a GPU on all of them, since to count the chosen would be a sync."""
+    """``operation`` on the chosen images alone, which overwrites x; on a GPU on all of them in a new tensor, since to
+    count the chosen would be a sync."""
     if not x.is_cpu:
         return torch.where(_column(chosen), operation(x, *arguments), x)
     rows = chosen.nonzero()[:, 0]
-    return x.index_copy(0, rows, operation(x[rows], *(a[rows] for a in arguments))) if len(rows) else x
+    return x.index_copy_(0, rows, operation(x[rows], *(a[rows] for a in arguments))) if len(rows) else x
 
 
 class RandomCrop:
-    """mmpretrain's ``RandomCrop`` with constant padding."""
+    """mmpretrain's ``RandomCrop`` with constant padding, and the flip that follows it: one copy for both."""
 
     draws = 2
+    flip: RandomFlip | None = None
 
     def __init__(self, transform) -> None:
         if transform.padding_mode != 'constant' or transform.pad_if_needed:
@@ -55,7 +57,13 @@ class RandomCrop:
         if h > height or w > width:
             raise ValueError(f'RandomCrop: crop_size={self.size} is larger than the padded image, {height} x {width}.')
         rows = _integers(u[:, :1], height - h + 1) + torch.arange(h, device=u.device)
-        cols = _integers(u[:, 1:], width - w + 1) + torch.arange(w, device=u.device)
+        cols = _integers(u[:, 1:2], width - w + 1) + torch.arange(w, device=u.device)
+        if self.flip is not None:
+            mirrored = u[:, 2:] < self.flip.prob
+            if self.flip.dim == -1:
+                cols = torch.where(mirrored, cols.flip(1), cols)
+            else:
+                rows = torch.where(mirrored, rows.flip(1), rows)
         index = (rows[:, :, None] * width + cols[:, None, :]).view(n, 1, h * w).expand(n, c, h * w)
         return images.reshape(n, c, height * width).gather(2, index).view(n, c, h, w)
 
@@ -115,7 +123,7 @@ class RandomFlip:
         self.prob, self.dim = transform.prob, -1 if transform.direction == 'horizontal' else -2
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        return _apply(lambda x: x.flip(self.dim), u[:, 0] < self.prob, images)
+        return _apply(lambda x: x.flip(self.dim), u[:, 0] < self.prob, images.clone())
 
 
 class RandomGrayscale:
@@ -281,7 +289,7 @@ class _Policy:
         return start, end - start, leaf.magnitude_level, std, leaf.total_level
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        x, dtype = images.float(), images.dtype
+        x, dtype = images.to(torch.float32, copy=True), images.dtype
         table = self.table.to(u.device, non_blocking=True)
         u = u.view(len(u), self.rounds, -1)
         for r in range(self.rounds):
@@ -312,7 +320,7 @@ class ColorJitter:
             ('ColorTransform', transform.saturation), ('Hue', transform.hue))) if limits is not None]
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        x, order = images.float(), u[:, :4].argsort(1)
+        x, order = images.to(torch.float32, copy=True), u[:, :4].argsort(1)
         for place in range(4):
             for i, name, (low, high) in self.settings:  # each image matches one of them, or none
                 magnitude = low + (high - low) * u[:, 4 + i] - float(name != 'Hue')  # the operations take factor - 1
@@ -328,7 +336,7 @@ class RandomApply:
         self.draws = 1 + self.inner.draws
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        return _apply(self.inner, u[:, 0] < self.prob, images, u[:, 1:])
+        return _apply(self.inner, u[:, 0] < self.prob, images.clone(), u[:, 1:])
 
 
 _COUNTERPARTS: dict[str, Callable] = {
@@ -365,7 +373,9 @@ class WholeBatch:
             name = type(transform).__name__
             if name == 'PackInputs':
                 continue
-            if name in _COUNTERPARTS:
+            if name == 'RandomFlip' and self.steps and isinstance(last := self.steps[-1], RandomCrop) and not last.flip:
+                last.flip, last.draws = RandomFlip(transform), 3
+            elif name in _COUNTERPARTS:
                 self.steps.append(_COUNTERPARTS[name](transform))
             elif isinstance(transform, auto_augment.BaseAugTransform):
                 self.steps.append(_Policy([[transform]]))
