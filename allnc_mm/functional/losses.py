@@ -383,13 +383,13 @@ def logit_adjusted_cross_entropy(logits: Tensor, labels: Tensor, log_prior: Tens
     with tau = 0 plain cross-entropy. At test time the raw logits are used.
 
     Args:
-        logits (Tensor): Shape (N, K); float32 arithmetic.
-        labels (Tensor): Shape (N,) integers or (N, K) soft.
+        logits (Tensor): Shape (N, K), or (N, K, H, W) of pixels; float32 arithmetic.
+        labels (Tensor): Integers (N,) or (N, H, W), or soft labels in the shape of the logits.
         log_prior (Tensor): Shape (K,).
         tau (float): Strength. Defaults to 1.
 
     Returns:
-        Tensor: float32 of shape (N,).
+        Tensor: float32 of shape (N,) or (N, H, W).
 
     Example:
         >>> loss = logit_adjusted_cross_entropy(torch.zeros(1, 2), torch.tensor([1]), torch.tensor([.9, .1]).log())
@@ -398,5 +398,5 @@ def logit_adjusted_cross_entropy(logits: Tensor, labels: Tensor, log_prior: Tens
     """
     logits = logits.float()
     if tau:
-        logits = logits + tau * log_prior
-    return F.cross_entropy(logits, labels.float() if labels.ndim == 2 else labels, reduction='none')
+        logits = logits + tau * log_prior.view(-1, *[1] * (logits.ndim - 2))
+    return F.cross_entropy(logits, labels.float() if labels.ndim == logits.ndim else labels, reduction='none')

@@ -49,10 +49,11 @@ def sample_pixels(labels: Tensor, num_classes: int, max_pixels: int, ignore_inde
                          f'{num_classes}.')
     labels = labels.flatten()
     drawn = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
-    # label + uniform noise: sorted, the pixels of a class stand together and in random order; the others come last
-    keys = torch.where(drawn, labels, num_classes) + torch.rand(len(labels), dtype=torch.float64, device=labels.device)
-    keys, order = keys.sort()
-    borders = torch.searchsorted(keys, torch.arange(num_classes + 1, dtype=torch.float64, device=labels.device))
+    # label and 32 random bits: sorted, the pixels of a class stand together and in random order; the others come last.
+    # Integers, because PyTorch sorts them eight times as fast as floats.
+    keys = torch.where(drawn, labels, num_classes).long() << 32
+    keys, order = (keys | torch.randint(1 << 32, keys.shape, device=keys.device)).sort()
+    borders = torch.searchsorted(keys, torch.arange(num_classes + 1, device=keys.device) << 32)
     count = borders.diff()[:, None]
     nth = torch.arange(max_pixels, device=labels.device)
     valid = nth < count

@@ -67,7 +67,7 @@ class LogitAdjustedLoss(BaseModule):
                 weight: Tensor | None = None,
                 avg_factor: int | None = None,
                 reduction_override: str | None = None) -> Tensor:
-        """Loss of logits (N, K) against integer labels (N,) or soft labels (N, K); ``weight`` is (N,)."""
+        """Loss of logits (N, K, ...) against integer (N, ...) or soft labels (N, K, ...); ``weight`` is (N, ...)."""
         if self.log_prior is None:
             if self.tau:
                 raise RuntimeError('LogitAdjustedLoss has no class counts: add dict(type="ClassCountsHook") (or '

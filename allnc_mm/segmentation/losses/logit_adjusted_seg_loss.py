@@ -38,5 +38,4 @@ class LogitAdjustedSegLoss(LogitAdjustedLoss, PixelLoss):
                 **kwargs) -> Tensor:
         """Loss of logits (N, K, H, W) against labels (N, H, W); ``weight`` is (N, H, W)."""
         label, valid = self.labelled(label, cls_score.shape[1], ignore_index)
-        loss = super().forward(cls_score.movedim(1, -1).flatten(0, -2), label.flatten(), reduction_override='none')
-        return self.average(loss.view(label.shape), label, valid, weight)
+        return self.average(super().forward(cls_score, label, reduction_override='none'), label, valid, weight)
