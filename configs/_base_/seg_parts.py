@@ -7,7 +7,8 @@ parts = dict(
     p2p=dict(type='P2PLoss', means_weight=0.01, cross_weight=0.01, classifier_weight=1.0),
     # Class weights n^-0.75 for the gradient of rare classes, tau < 0 so that the decision moves by 0.75 - 0.4 alone
     gbbn=dict(
-        type='AllNCSegmentor', bilateral=True, shared=True, loss_rebalanced=dict(type='LogitAdjustedSegLoss', tau=-0.4)),
+        type='AllNCSegmentor', bilateral=True, shared=True,
+        loss_rebalanced=dict(type='LogitAdjustedSegLoss', tau=-0.4)),
     class_weights=dict(type='SegClassWeightsHook', power=0.75),
     sampler=dict(type='RareClassSampler', q=0.5),
     gbbn_hook=dict(type='GBBNHook', gamma=0.1),
