@@ -63,7 +63,7 @@ def test_each_switch_of_the_ablation_gives_another_model_or_schedule(name):
         MODELS.build(cfg.model)
 
 
-def test_the_table_of_the_ablation_pairs_seeds(tmp_path, monkeypatch):
+def test_the_table_of_the_ablation_pairs_seeds(monkeypatch):
     def record(name, seed, overall):
         accuracies = dict(overall=overall, few=2 * overall)
         return dict(name=name, seed=seed, test=dict.fromkeys(ablation.GEOMETRY, 0.5),

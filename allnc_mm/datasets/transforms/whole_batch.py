@@ -26,13 +26,19 @@ def _column(x: Tensor) -> Tensor:
     return x.view(-1, 1, 1, 1)
 
 
-def _apply(operation: Callable[..., Tensor], chosen: Tensor, x: Tensor, *arguments: Tensor) -> Tensor:
-    """``operation`` on the chosen images alone, which overwrites x; on a GPU on all of them in a new tensor, since to
-    count the chosen would be a sync."""
+def _apply(operation: Callable[..., Tensor], chosen: Tensor, x: Tensor, *arguments: Tensor,
+           overwrite: bool = False) -> Tensor:
+    """``operation`` on the chosen images alone; on a GPU on all of them, since to count the chosen would be a sync.
+
+    ``overwrite`` lets the CPU write into x, which must then be the caller's own.
+    """
     if not x.is_cpu:
         return torch.where(_column(chosen), operation(x, *arguments), x)
     rows = chosen.nonzero()[:, 0]
-    return x.index_copy_(0, rows, operation(x[rows], *(a[rows] for a in arguments))) if len(rows) else x
+    if not len(rows):
+        return x
+    changed = operation(x[rows], *(a[rows] for a in arguments))
+    return x.index_copy_(0, rows, changed) if overwrite else x.index_copy(0, rows, changed)
 
 
 class RandomCrop:
@@ -123,7 +129,7 @@ class RandomFlip:
         self.prob, self.dim = transform.prob, -1 if transform.direction == 'horizontal' else -2
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        return _apply(lambda x: x.flip(self.dim), u[:, 0] < self.prob, images.clone())
+        return _apply(lambda x: x.flip(self.dim), u[:, 0] < self.prob, images)
 
 
 class RandomGrayscale:
@@ -305,7 +311,7 @@ class _Policy:
                 magnitude = torch.where(sign, -magnitude, magnitude)
                 op = torch.where(active, op, 0)
                 for number, kind in enumerate(self.kinds, 1):
-                    x = _apply(kind, op == number, x, magnitude, v[:, s, 3:])
+                    x = _apply(kind, op == number, x, magnitude, v[:, s, 3:], overwrite=True)
         return x.to(dtype)
 
 
@@ -324,7 +330,7 @@ class ColorJitter:
         for place in range(4):
             for i, name, (low, high) in self.settings:  # each image matches one of them, or none
                 magnitude = low + (high - low) * u[:, 4 + i] - float(name != 'Hue')  # the operations take factor - 1
-                x = _apply(_PHOTOMETRIC[name], order[:, place] == i, x, magnitude)
+                x = _apply(_PHOTOMETRIC[name], order[:, place] == i, x, magnitude, overwrite=True)
         return x.to(images.dtype)
 
 
@@ -336,7 +342,7 @@ class RandomApply:
         self.draws = 1 + self.inner.draws
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        return _apply(self.inner, u[:, 0] < self.prob, images.clone(), u[:, 1:])
+        return _apply(self.inner, u[:, 0] < self.prob, images, u[:, 1:])
 
 
 _COUNTERPARTS: dict[str, Callable] = {

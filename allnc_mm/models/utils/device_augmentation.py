@@ -39,8 +39,9 @@ class DeviceAugmentation(BaseDataPreprocessor):
         inputs = [view(data['inputs'], u) for view, u in zip(self.views, data['draws'])]
         samples = []
         for label in data['labels'].split(1):
-            sample = DataSample.__new__(DataSample)  # what DataSample() and set_gt_label do, without their checks:
-            sample.__dict__.update(_metainfo_fields=set(), _data_fields={'gt_label'}, gt_label=label)  # a third of all
+            # what DataSample() and set_gt_label do, without their checks, which add up over the batch
+            sample = DataSample.__new__(DataSample)
+            sample.__dict__.update(_metainfo_fields=set(), _data_fields={'gt_label'}, gt_label=label)
             samples.append(sample)
         inputs = inputs if len(inputs) > 1 else inputs[0]
         if self.wrapped.batch_augments is not None or self.wrapped.to_onehot or len(self.views) > 1:
