@@ -9,7 +9,6 @@ Accuracies are those of the validation split, from which the defaults are chosen
 of the test split and of the classifier, no accuracy of which enters.
 """
 import argparse
-import json
 from pathlib import Path
 
 import markdown_tables
@@ -59,8 +58,7 @@ GEOMETRY = ('std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality'
 
 def records():
     """Finished runs by (name, seed), those of the protocol among them."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    own = {(r['name'], r['seed']): r for r in map(json.loads, lines)}
+    own = protocols.finished(RESULTS)
     return own, {key: r for key, r in protocols.results(PROTOCOL)[1].items() if key[0] in (DEFAULT, BARE)} | own
 
 

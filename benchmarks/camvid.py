@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Lock
 
 import markdown_tables
+from protocols import finished
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -41,12 +42,6 @@ METHODS = {  # name: suffix of the config
 COLUMNS = ('mIoU', 'mIoU_head', 'mIoU_middle', 'mIoU_tail', 'mAcc_tail', 'nc1', 'std_cos_means', 'std_cos_classifier',
            'tail_cosine')
 LOCK = Lock()
-
-
-def results(path):
-    """The finished runs by (name, seed)."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {(r['name'], r['seed']): r for r in map(json.loads, lines)}
 
 
 def slug(name, seed):
@@ -150,7 +145,7 @@ def evaluate(work_dir):
 def table(path):
     """Mean and standard deviation over seeds, as Markdown: test, the choice criterion on val, and IoU by class."""
     import numpy as np
-    records = results(path).values()
+    records = finished(path).values()
     rows = {name: [r for r in records if r['name'] == name] for name in METHODS}
     rows = {name: found for name, found in rows.items() if found}
 
@@ -271,7 +266,7 @@ def main():
             raise SystemExit('--cfg-options is for trials: give --results FILE (and --work-dirs), so that they stay '
                              'out of the table.')
         args.cuda = cuda(args)
-        done = results(args.results)
+        done = finished(args.results)
         jobs = [(name, seed) for seed in args.seeds for name in args.only or METHODS if (name, seed) not in done]
         with ThreadPoolExecutor(args.jobs) as pool:
             if not all(list(pool.map(lambda job: train(job, args), jobs))):

@@ -61,11 +61,16 @@ COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_me
            'tail_cosine')
 
 
-def results(protocol):
-    """File of the finished runs, and those runs by (name, seed)."""
-    path = HERE / 'results' / f'{protocol}.jsonl'
+def finished(path):
+    """The finished runs of a file, by (name, seed)."""
     lines = path.read_text().splitlines() if path.exists() else []
-    return path, {(r['name'], r['seed']): r for r in map(json.loads, lines)}
+    return {(r['name'], r['seed']): r for r in map(json.loads, lines)}
+
+
+def results(protocol):
+    """File of the finished runs, and those runs."""
+    path = HERE / 'results' / f'{protocol}.jsonl'
+    return path, finished(path)
 
 
 def start_worker():

@@ -24,6 +24,7 @@ import uuid
 from pathlib import Path
 
 import allnc_mm.segmentation  # noqa: F401 isort: skip
+import camvid
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -223,12 +224,11 @@ def measure_classes():
 
 
 def measure_inference(images=4):
-    names = {'CE': '', 'ETF': '_etf', 'CeCo': '_ceco', 'AllNC': '_allnc'}
     inputs = torch.randint(256, (images, 3, 180, 240), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     contestants = {}
     with DefaultScope.overwrite_default_scope('mmseg'), torch.no_grad():
-        for name, suffix in names.items():
-            cfg = Config.fromfile(CONFIGS / 'seg' / f'deeplabv3plus_r18_camvid-mini{suffix}.py')
+        for name in ('CE', 'ETF', 'CeCo', 'AllNC'):
+            cfg = Config.fromfile(CONFIGS / 'seg' / f'{camvid.STEM}{camvid.METHODS[name]}.py')
             model = MODELS.build(cfg.model).to(DEVICE).eval()
             batch = dict(inputs=list(inputs), data_samples=[
                 SegDataSample(metainfo=dict(ori_shape=(180, 240), img_shape=(180, 240))) for _ in inputs])

@@ -29,7 +29,7 @@ def test_the_page_has_the_table_that_the_log_gives(tmp_path):
 def test_every_method_has_its_config_and_every_record_is_of_it():
     for suffix in camvid.METHODS.values():
         assert (ROOT / 'configs' / 'seg' / f'{camvid.STEM}{suffix}.py').is_file()
-    for (name, _), found in camvid.results(camvid.RESULTS).items():
+    for (name, _), found in camvid.finished(camvid.RESULTS).items():
         assert found['config'] == f'configs/seg/{camvid.STEM}{camvid.METHODS[name]}.py'
         assert found['options'] == []  # trials stay out of the table
 
