@@ -1,14 +1,16 @@
-"""What each switch of AllNC is worth: one at a time, beside the default, on the validation split.
+"""What each switch of AllNC is worth, and what cheap ideas are worth to AllNC and to baselines, on the validation split.
 
 python benchmarks/ablation.py run [--only NAME ...] [--jobs 2]   trains what is not done yet
-python benchmarks/ablation.py table [--into FILE]                prints the table from the logs
+python benchmarks/ablation.py table [--into FILE]                prints the tables from the logs
 
-The protocol is cifar10-if100 of protocols.py (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs, two views cost
-two), and the default, as well as AllNC without HyCon and P2P, are its runs 'AllNC' and 'GBBN alone': train them first.
+One change at a time, beside the default. The protocol is cifar10-if100 of protocols.py (CIFAR-10-LT with n_max=500,
+ResNet-20, 160 image-epochs, two views cost two); the defaults, as well as AllNC without HyCon and P2P, are its runs,
+'AllNC', 'GBBN alone' and the methods of the ideas: train them first.
 Accuracies are those of the validation split, from which the defaults are chosen; the geometry is that of the features
 of the test split and of the classifier, no accuracy of which enters.
 """
 import argparse
+import time
 from pathlib import Path
 
 import markdown_tables
@@ -53,81 +55,164 @@ SWITCHES = {  # name: settings that differ from the default
     'P2P: cross pairs as well, 0.02': {f'{P2P}cross_weight': 0.02},
     'P2P: hinge': {f'{P2P}target': 'hinge'},
 }
+CLASS_MEANS = 'nearest class mean instead of the classifier'
+IDEAS = {  # name: settings, for each of IDEA_METHODS
+    CLASS_MEANS: {},
+    'moving average of the weights': {
+        'custom_hooks': [dict(type='EMAHook', momentum=0.005, update_buffers=True)]},
+    'weight decay 5e-4': {'optim_wrapper.optimizer.weight_decay': 5e-4},
+    'weight decay 5e-3': {'optim_wrapper.optimizer.weight_decay': 5e-3},
+    'MaxNorm 1': {'custom_hooks': [dict(type='MaxNormHook', max_norm=1.0)]},
+    'AutoAugment and cutout': {},
+}
+IDEA_METHODS = ('CE', 'LA + mixture', DEFAULT)
+JOBS = {**{name: (DEFAULT, name) for name in SWITCHES},
+        **{f'{idea}: {method}': (method, idea) for idea in IDEAS for method in IDEA_METHODS}}
 GEOMETRY = ('std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality')
 
 
 def records():
-    """Finished runs by (name, seed), those of the protocol among them."""
+    """Finished runs by (name, seed): those of this study, and all with those of the protocol."""
     own = protocols.finished(RESULTS)
-    return own, {key: r for key, r in protocols.results(PROTOCOL)[1].items() if key[0] in (DEFAULT, BARE)} | own
+    return own, protocols.results(PROTOCOL)[1] | own
+
+
+def config_of(method):
+    return protocols.ROOT / 'configs' / protocols.METHODS[method].format(protocols.PROTOCOLS[PROTOCOL][0])
+
+
+def changes(name):
+    """Settings of a job that differ from its method."""
+    from mmengine.config import Config
+    method, change = JOBS[name]
+    options = dict(SWITCHES.get(change, IDEAS.get(change)))
+    cfg = Config.fromfile(config_of(method))
+    *transforms, pack = cfg.train_dataloader.dataset.pipeline
+    if options.get('model.num_views') == 2:  # the pipeline up to PackInputs, once for each view
+        views = dict(type='MultiView', num_views=2, transforms=[transforms])
+        options['train_dataloader.dataset.pipeline'] = [views, pack]
+    if change == 'AutoAugment and cutout':
+        views = Config.fromfile(protocols.ROOT / 'configs/_base_/datasets/cifar_views.py')
+        options['train_dataloader.dataset.pipeline'] = [*views.strong_view, pack]
+    if 'custom_hooks' in options:
+        options['custom_hooks'] = [*cfg.get('custom_hooks', []), *options['custom_hooks']]
+    return options
 
 
 def train_job(args, name, seed):
-    """Train the default with one switch; in a worker."""
-    options = protocols.settings(args, PROTOCOL, seed) | SWITCHES[name]
-    if options.get('model.num_views') == 2:
-        # the pipeline up to PackInputs, once for each view
-        from mmengine.config import Config
-        *transforms, pack = Config.fromfile(default_config()).train_dataloader.dataset.pipeline
-        views = dict(type='MultiView', num_views=2, transforms=[transforms])
-        options['train_dataloader.dataset.pipeline'] = [views, pack]
-    return protocols.train(default_config(), options, protocols.folder(args, 'ablation', name, seed),
+    """Train a method with one change; in a worker."""
+    method, change = JOBS[name]
+    if change == CLASS_MEANS:
+        return class_means(protocols.folder(args, PROTOCOL, method, seed))
+    options = protocols.settings(args, PROTOCOL, seed, config_of(method)) | changes(name)
+    return protocols.train(config_of(method), options, protocols.folder(args, 'ablation', name, seed),
                            args.device_augmentation)
 
 
-def default_config():
-    return protocols.ROOT / 'configs' / protocols.METHODS[DEFAULT].format(protocols.PROTOCOLS[PROTOCOL][0])
+def class_means(work_dir):
+    """A finished run with the nearest class mean for its classifier; no shift tau, which it has no use for."""
+    start = time.time()
+    from allnc_mm.visualization.class_mean_classifier import evaluate_class_means
+    from allnc_mm.visualization.runs import find_run
+    config, checkpoint, _ = find_run(str(work_dir))
+    found = {}
+    for split in ('val', 'test'):
+        result = evaluate_class_means(config, checkpoint, cfg_options={'test_dataloader.dataset.split': split})[0]
+        found[split] = {group: round(result['ncc'][group], 2) for group in ('overall', 'many', 'medium', 'few')}
+    return dict(test=found['test'], tuned=dict(running=dict(val=found['val'], val_tau0=found['val'])),
+                minutes=round((time.time() - start) / 60, 1))
 
 
-def table():
-    """Difference from the default, paired by seed, as Markdown: accuracy on validation, and geometry."""
-    found = records()[1]
-    seeds = {name: [seed for other, seed in found if other == name] for name in (DEFAULT, BARE, *SWITCHES)}
+class Table:
+    """Cells of the tables from the finished runs."""
 
-    def value(name, seed, group, tau=''):
-        return found[name, seed]['tuned']['running'][f'val{tau}'][group]
+    def __init__(self):
+        self.found = records()[1]
 
-    def cell(name, read, digits=1):
-        values = [read(name, seed) for seed in seeds[name]]
+    def seeds(self, name):
+        return sorted(seed for other, seed in self.found if other == name)
+
+    def value(self, name, seed, group, tau=''):
+        """Accuracy on validation, with the BatchNorm statistics that are better there over all seeds of the row."""
+        kinds = self.found[name, seed]['tuned']
+        kind = max(kinds, key=lambda k: np.mean([self.found[name, s]['tuned'][k]['val']['overall']
+                                                 for s in self.seeds(name)]))
+        return kinds[kind][f'val{tau}'][group]
+
+    def mean(self, values, digits=1):
         return f'{np.mean(values):.{digits}f}'
 
-    def difference(name, group):
-        paired = [value(name, seed, group) - value(DEFAULT, seed, group) for seed in seeds[name]
-                  if seed in seeds[DEFAULT]]
-        spread = f' ± {np.std(paired, ddof=1):.1f}' if len(paired) > 1 else ''
-        return f'{np.mean(paired):+.1f}{spread}'
+    def accuracy(self, name, group, tau=''):
+        return self.mean([self.value(name, seed, group, tau) for seed in self.seeds(name)])
 
-    lines = [f'`{PROTOCOL}`, validation split, last epoch, post-hoc tau of validation; differences paired by seed', '',
+    def difference(self, name, default, group):
+        """Paired by seed."""
+        paired = [self.value(name, seed, group) - self.value(default, seed, group)
+                  for seed in self.seeds(name) if seed in self.seeds(default)]
+        return f'{np.mean(paired):+.1f}' + (f' ± {np.std(paired, ddof=1):.1f}' if len(paired) > 1 else '')
+
+
+def switches_table():
+    """What each switch changes, as Markdown: accuracy on validation, and geometry."""
+    cells = Table()
+    lines = [f'AllNC on `{PROTOCOL}`: validation split, last epoch, post-hoc tau of validation; differences from the '
+             'default paired by seed', '',
              '| switch | seeds | overall | few | overall at tau 0 | ' + ' | '.join(GEOMETRY) + ' |',
              '| --- ' * (5 + len(GEOMETRY)) + '|']
     titles = {DEFAULT: 'default', BARE: 'without HyCon and P2P'}
-    for name in (name for name in seeds if seeds[name]):
-        accuracy = [cell(name, lambda n, s, g=g: value(n, s, g)) if name == DEFAULT else difference(name, g)
-                    for g in ('overall', 'few')]
-        accuracy.append(cell(name, lambda n, s: value(n, s, 'overall', '_tau0')))
-        geometry = [cell(name, lambda n, s, m=m: found[n, s]['test'][m], 3) for m in GEOMETRY]
-        lines.append(f'| {titles.get(name, name)} | {len(seeds[name])} | ' + ' | '.join(accuracy + geometry) + ' |')
+    for name in (DEFAULT, BARE, *SWITCHES):
+        seeds = cells.seeds(name)
+        if not seeds:
+            continue
+        row = [cells.accuracy(name, group) if name == DEFAULT else cells.difference(name, DEFAULT, group)
+               for group in ('overall', 'few')]
+        row.append(cells.accuracy(name, 'overall', '_tau0'))
+        row += [cells.mean([cells.found[name, seed]['test'][m] for seed in seeds], 3) for m in GEOMETRY]
+        lines.append(f'| {titles.get(name, name)} | {len(seeds)} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
+
+
+def ideas_table():
+    """What each idea changes for each method, as Markdown: accuracy on validation."""
+    cells = Table()
+    lines = [f'`{PROTOCOL}`: validation split, last epoch, post-hoc tau of validation, overall / few (seeds); '
+             'differences from the method as it is, paired by seed', '',
+             '| idea | ' + ' | '.join(IDEA_METHODS) + ' |', '| --- ' * (1 + len(IDEA_METHODS)) + '|']
+    lines.append('| none | ' + ' | '.join(
+        f'{cells.accuracy(m, "overall")} / {cells.accuracy(m, "few")} ({len(cells.seeds(m))})' for m in IDEA_METHODS)
+        + ' |')
+    for idea in IDEAS:
+        names = [(f'{idea}: {method}', method) for method in IDEA_METHODS]
+        row = [f'{cells.difference(n, m, "overall")} / {cells.difference(n, m, "few")} ({len(cells.seeds(n))})'
+               if cells.seeds(n) else '' for n, m in names]
+        if any(row):
+            lines.append(f'| {idea} | ' + ' | '.join(row) + ' |')
+    return '\n'.join(lines)
+
+
+TABLES = {'ablation': switches_table, 'ideas': ideas_table}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
     run = commands.add_parser('run')
-    run.add_argument('--only', nargs='+', choices=SWITCHES, metavar='NAME', help='default: all switches')
+    run.add_argument('--only', nargs='+', choices=JOBS, metavar='NAME', help='default: all')
     protocols.add_run_arguments(run)
     show = commands.add_parser('table')
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks')
     args = parser.parse_args()
     if args.command == 'run':
         done = records()[0]
-        jobs = [(name, seed) for seed in args.seeds for name in args.only or SWITCHES if (name, seed) not in done]
-        protocols.work_on([(RESULTS, dict(name=name, seed=seed, options=SWITCHES[name]), (name, seed))
+        jobs = [(name, seed) for seed in args.seeds for name in args.only or JOBS if (name, seed) not in done]
+        protocols.work_on([(RESULTS, dict(name=name, seed=seed), (name, seed))
                            for name, seed in jobs], train_job, args)
-    elif args.into:
-        markdown_tables.insert(args.into, 'ablation', table())
-    else:
-        print(table())
+        return
+    for mark, table in TABLES.items():
+        if args.into:
+            markdown_tables.insert(args.into, mark, table())
+        else:
+            print(table(), end='\n\n')
 
 
 if __name__ == '__main__':

@@ -4,10 +4,12 @@ python benchmarks/protocols.py run PROTOCOL [--only NAME ...] [--jobs 2]     tra
 python benchmarks/protocols.py table PROTOCOL [--into FILE]                  prints the table from the logs
 python benchmarks/protocols.py own                                           writes the own columns of configs/
 
-PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs), or cifar10-if100,
-cifar10-if50 or cifar10-balanced (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs). A run that was killed
-resumes from its last checkpoint; a finished one is a line in results/PROTOCOL.jsonl. Choices are made on the validation
-split alone, cut from the training pool. The table is printed from that file, so numbers and configs cannot drift.
+PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs); cifar10-if100 or
+cifar10-if50 (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs); cifar10-balanced (124 images of each class, as
+many in all as at factor 100); or cifar100-if100 (the published set of 10,847 images, 30 image-epochs). A run that was
+killed resumes from its last checkpoint; a finished one is a line in results/PROTOCOL.jsonl. Choices are made on the
+validation split alone, cut from the training pool; CIFAR-100 has none, and nothing is chosen on it but the post-hoc
+shift. The table is printed from that file, so numbers and configs cannot drift.
 """
 import argparse
 import json
@@ -15,6 +17,8 @@ import multiprocessing
 import os
 import platform
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
@@ -40,6 +44,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'LDAM-DRW': 'ldam/{}.py',
     'cRT': 'crt/{}.py',
     'LWS': 'lws/{}.py',
+    'tau-norm': 'ce/{}.py',
     'SupCon': 'supcon/{}.py',
     'BCL': 'bcl/{}.py',
     'ProCo': 'proco/{}.py',
@@ -50,12 +55,19 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
 SECOND_STAGE = {  # of a CE run of the same seed: settings that take its checkpoint
     'cRT': ['model.backbone.init_cfg.checkpoint'],
     'LWS': ['model.backbone.init_cfg.checkpoint', 'model.head.init_cfg.checkpoint'],
+    'tau-norm': [],
 }
 PROTOCOLS = {  # name: (stem, overrides of the data sets)
     'digits': (DIGITS, dict(val_per_class=24)),
     'cifar10-if100': (MINI, dict(imb_factor=100)),
     'cifar10-if50': (MINI, dict(imb_factor=50)),
-    'cifar10-balanced': (MINI, dict(imb_factor=1)),
+    'cifar10-balanced': (MINI, dict(imb_factor=1, n_max=124, val_per_class=376)),
+    'cifar100-if100': (MINI, dict(type='CIFAR100LT', imb_factor=100, val_per_class=0)),
+}
+SKIPPED = {
+    'digits': ('tau-norm', ),  # make train's job: a few methods
+    'cifar10-balanced': ('LA', 'LA + mixture', 'CB-CE', 'CE-DRW'),  # with equal class counts, CE with mixture or without
+    'cifar100-if100': ('tau-norm', ),  # its exponent needs validation images
 }
 COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier',
            'tail_cosine')
@@ -119,21 +131,65 @@ def folder(args, protocol, name, seed):
     return Path(args.work_dirs) / protocol / (''.join(c if c.isalnum() else '_' for c in name) + f'_seed{seed}')
 
 
-def settings(args, protocol, seed):
-    """What the protocol and the seed set in any config."""
+def settings(args, protocol, seed, config):
+    """What the protocol and the seed set in a config."""
     overrides = dict(PROTOCOLS[protocol][1], **(dict(data_root=args.data_root) if args.data_root else {}))
-    return {'randomness.seed': seed, **{f'{loader}_dataloader.dataset.{key}': value for key, value
-                                        in overrides.items() for loader in ('train', 'val', 'test')}}
+    return {'randomness.seed': seed, **(cifar100_settings(config) if protocol == 'cifar100-if100' else {}),
+            **{f'{loader}_dataloader.dataset.{key}': value for key, value in overrides.items()
+               for loader in ('train', 'val', 'test')}}
+
+
+def cifar100_settings(config):
+    """What brings a mini config of CIFAR-10 to CIFAR-100: its pixels and classes, 30 epochs for each 160."""
+    from mmengine.config import Config
+    data = Config.fromfile(ROOT / 'configs/_base_/datasets/cifar100-lt.py')
+    out = {f'data_preprocessor.{key}': data.data_preprocessor[key] for key in ('mean', 'std')}
+    out.update({f'{loop}_evaluator.groups': data.val_evaluator.groups for loop in ('val', 'test')})
+
+    def walk(node, path):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            here = f'{path}.{key}' if path else f'{key}'
+            if isinstance(value, (dict, list)):
+                walk(value, here)
+            elif key == 'num_classes':
+                out[here] = 100
+            elif key in ('max_epochs', 'val_interval', 'begin', 'end', 'T_max') or here.endswith('checkpoint.interval'):
+                out[here] = max(1, round(value * 30 / 160))
+            elif (key, value) == ('type', 'P2PLoss'):
+                out[f'{path}.target'] = 'softmax_code'  # 100 classes in 64 dimensions have no ETF
+            elif (key, value) == ('type', 'ETFHead'):
+                out[here] = 'SoftmaxCodeHead'
+
+    walk(Config.fromfile(config).to_dict(), '')
+    return out
 
 
 def train_job(args, protocol, name, seed):
     """Train one job; in a worker."""
-    options = settings(args, protocol, seed)
+    config = ROOT / 'configs' / METHODS[name].format(PROTOCOLS[protocol][0])
+    options = settings(args, protocol, seed, config)
     if name in SECOND_STAGE:
         from allnc_mm.visualization.runs import find_run
-        options.update(dict.fromkeys(SECOND_STAGE[name], find_run(str(folder(args, protocol, 'CE', seed)))[1]))
-    config = ROOT / 'configs' / METHODS[name].format(PROTOCOLS[protocol][0])
+        stage1 = find_run(str(folder(args, protocol, 'CE', seed)))[:2]
+        if name == 'tau-norm':
+            return tau_norm(*stage1, folder(args, protocol, name, seed))
+        options.update(dict.fromkeys(SECOND_STAGE[name], stage1[1]))
     return train(config, options, folder(args, protocol, name, seed), args.device_augmentation)
+
+
+def tau_norm(config, checkpoint, work_dir):
+    """Divide the classifier vectors of a run by the power of their lengths that is best on validation; evaluate."""
+    from mmengine.config import Config
+    start = time.time()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cfg = Config.fromfile(config)
+    cfg.val_dataloader = dict(cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split='val'))
+    cfg.dump(work_dir / Path(config).name)
+    tool = [sys.executable, ROOT / 'tools/model_converters/posthoc_rebalance.py', work_dir / Path(config).name,
+            checkpoint, work_dir / Path(checkpoint).name]
+    with open(work_dir / 'driver.log', 'w') as log:
+        subprocess.run(tool, stdout=log, stderr=log, check=True)
+    return dict(minutes=round((time.time() - start) / 60, 1), **evaluate(work_dir))
 
 
 def run(args):
@@ -141,7 +197,9 @@ def run(args):
     todo = []
     for protocol in args.protocol:
         (path, done), stem = results(protocol), PROTOCOLS[protocol][0]
-        names = args.only or [n for n, config in METHODS.items() if (ROOT / 'configs' / config.format(stem)).exists()]
+        skipped = SKIPPED.get(protocol, ())
+        names = args.only or [name for name, config in METHODS.items()
+                              if name not in skipped and (ROOT / 'configs' / config.format(stem)).exists()]
         jobs = [(protocol, name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
         for job in sorted(jobs, key=lambda job: job[1] in SECOND_STAGE):  # they find their CE run done
             todo.append((path, dict(name=job[1], seed=job[2], config=METHODS[job[1]].format(stem)), job))
@@ -172,10 +230,10 @@ def work_on(todo, function, args):
 def evaluate(work_dir):
     """Metrics of the last checkpoint.
 
-    'test' are the plain test metrics and the geometry. Where the protocol has a validation split, 'tuned' has, for the
-    running and for re-estimated BatchNorm statistics ('precise': on the training images without mixture, mmpretrain's
-    PreciseBN), the post-hoc shift tau of the logits by the log class prior that is best on the validation split, and
-    the accuracies on both splits with it.
+    'test' are the plain test metrics and the geometry. 'tuned' has, for the running and for re-estimated BatchNorm
+    statistics ('precise': on the training images without mixture, mmpretrain's PreciseBN), the post-hoc shift tau of
+    the logits by the log class prior that is best on the validation split, and the accuracies on both splits with it.
+    Where the protocol has no validation split, every other test image of each class is 'val' there, the others 'test'.
     """
     import allnc_mm  # noqa: F401 isort: skip
     import numpy as np
@@ -191,13 +249,12 @@ def evaluate(work_dir):
 
     config, checkpoint, _ = find_run(str(work_dir))
     cfg = Config.fromfile(config)
-    if not cfg.test_dataloader.dataset.get('val_per_class'):
-        return out
+    splits = ('val', 'test') if cfg.test_dataloader.dataset.get('val_per_class') else ('test', )
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model = build_model(cfg).to(device)
     load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
     loaders = {}
-    for split in ('val', 'test'):
+    for split in splits:
         loader = dict(cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split=split))
         loaders[split] = Runner.build_dataloader(loader)
     train = {k: v for k, v in cfg.train_dataloader.items() if k != 'batch_sampler'}
@@ -227,11 +284,17 @@ def evaluate(work_dir):
             with torch.no_grad():
                 update_bn_stats(model, train, num_samples=8192, logger='silent')
         predictions = {split: scores(loader) for split, loader in loaders.items()}
+        if 'val' not in predictions:
+            logits, labels = predictions['test']
+            odd = np.empty(len(labels), bool)
+            for k in classes:
+                odd[labels == k] = np.arange((labels == k).sum()) % 2
+            predictions = dict(val=(logits[odd], labels[odd]), test=(logits[~odd], labels[~odd]))
         taus = np.arange(-1, 2.01, 0.05)
         tau = taus[int(np.argmax([accuracies(*predictions['val'], t)['overall'] for t in taus]))]
         out['tuned'][statistics] = dict(tau=round(float(tau), 2), **{
             f'{split}{suffix}': accuracies(*predictions[split], t)
-            for split in loaders for suffix, t in (('', tau), ('_tau0', 0.0))})
+            for split in predictions for suffix, t in (('', tau), ('_tau0', 0.0))})
     return out
 
 
@@ -268,7 +331,9 @@ def with_own_columns(text):
     import numpy as np
     found = {}
     for protocol in ('digits', 'cifar10-if100'):  # the settings of the configs as they stand
-        for record in results(protocol)[1].values():
+        for (name, _), record in results(protocol)[1].items():
+            if name == 'tau-norm':  # the config of its CE run
+                continue
             found.setdefault(record['config'].removesuffix('.py'), []).append(record['test']['overall'])
 
     def fill(match):

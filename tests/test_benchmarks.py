@@ -1,4 +1,5 @@
 """The tables in the documentation are what the scripts print from the logs."""
+import argparse
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import protocols
 import pytest
 import softmax_code
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from allnc_mm.registry import MODELS
@@ -16,8 +18,9 @@ from allnc_mm.registry import MODELS
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), ('configs/allnc/README.md', 'cifar10-if100'),
           ('configs/allnc/README.md', 'cifar10-if50'), ('configs/allnc/README.md', 'digits'),
+          ('configs/allnc/README.md', 'ablation'), ('configs/allnc/README.md', 'ideas'),
           ('docs/gnc.md', 'softmax-growth'), ('configs/seg/README.md', 'camvid')]
-SCRIPTS = {**softmax_code.TABLES, 'camvid': lambda: camvid.table(camvid.RESULTS)}
+SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'camvid': lambda: camvid.table(camvid.RESULTS)}
 
 
 @pytest.mark.parametrize('page, mark', TABLES)
@@ -25,7 +28,7 @@ def test_the_page_has_the_table_that_the_logs_give(page, mark, tmp_path):
     copy = tmp_path / 'page.md'
     shutil.copy(ROOT / page, copy)
     text = SCRIPTS[mark]() if mark in SCRIPTS else protocols.table(mark)
-    assert text.count('\n|') > 4
+    assert text.count('\n|') > 2
     markdown_tables.insert(copy, mark, text)
     assert copy.read_text() == (ROOT / page).read_text()
 
@@ -53,25 +56,54 @@ def test_a_file_without_marks_is_refused(tmp_path):
         markdown_tables.insert(tmp_path / 'empty.md', 'digits', '')
 
 
-@pytest.mark.parametrize('name', ablation.SWITCHES)
-def test_each_switch_of_the_ablation_gives_another_model_or_schedule(name):
-    default = Config.fromfile(ablation.default_config())
-    cfg = Config.fromfile(ablation.default_config())
-    cfg.merge_from_dict(ablation.SWITCHES[name])
+@pytest.mark.parametrize('name', [name for name in ablation.JOBS if ablation.CLASS_MEANS not in name])
+def test_each_job_of_the_ablation_changes_its_method(name):
+    default = Config.fromfile(ablation.config_of(ablation.JOBS[name][0]))
+    cfg = Config.fromfile(ablation.config_of(ablation.JOBS[name][0]))
+    cfg.merge_from_dict(ablation.changes(name))
     assert cfg.to_dict() != default.to_dict()
+    hooks = [hook['type'] for hook in cfg.get('custom_hooks', [])]
+    assert {hook['type'] for hook in default.get('custom_hooks', [])} <= set(hooks) and len(hooks) == len(set(hooks))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         MODELS.build(cfg.model)
+        Compose(cfg.train_dataloader.dataset.pipeline)
 
 
-def test_the_table_of_the_ablation_pairs_seeds(monkeypatch):
+def test_the_tables_of_the_ablation_pair_seeds(monkeypatch):
     def record(name, seed, overall):
         accuracies = dict(overall=overall, few=2 * overall)
+        worse = dict(overall=overall - 1, few=0)
         return dict(name=name, seed=seed, test=dict.fromkeys(ablation.GEOMETRY, 0.5),
-                    tuned=dict(running=dict(val=accuracies, val_tau0=accuracies)))
+                    tuned=dict(precise=dict(val=worse, val_tau0=worse),
+                               running=dict(val=accuracies, val_tau0=accuracies)))
 
-    switch = next(iter(ablation.SWITCHES))
-    runs = [record(ablation.DEFAULT, 0, 50), record(ablation.DEFAULT, 1, 60), record(switch, 1, 63)]
+    switch, idea = next(iter(ablation.SWITCHES)), list(ablation.IDEAS)[1]
+    runs = [record(ablation.DEFAULT, 0, 50), record(ablation.DEFAULT, 1, 60), record(switch, 1, 63),
+            record(f'{idea}: {ablation.DEFAULT}', 0, 49),
+            *(record(method, 0, 40) for method in ablation.IDEA_METHODS if method != ablation.DEFAULT)]
     monkeypatch.setattr(ablation, 'records', lambda: ({}, {(r['name'], r['seed']): r for r in runs}))
-    lines = ablation.table().splitlines()
+    lines = ablation.switches_table().splitlines()
     assert lines[-2].startswith('| default | 2 | 55.0 | 110.0 | 55.0 | 0.500 |')
     assert lines[-1].startswith(f'| {switch} | 1 | +3.0 | +6.0 | 63.0 | 0.500 |')
+    lines = ablation.ideas_table().splitlines()
+    assert lines[-2] == '| none | 40.0 / 80.0 (1) | 40.0 / 80.0 (1) | 55.0 / 110.0 (2) |'
+    assert lines[-1] == f'| {idea} |  |  | -1.0 / -2.0 (1) |'
+
+
+@pytest.mark.parametrize('name', protocols.METHODS)
+def test_cifar100_changes_classes_and_budget_alone(name):
+    config = ROOT / 'configs' / protocols.METHODS[name].format(protocols.MINI)
+    args = argparse.Namespace(data_root='somewhere')
+    ten, hundred = Config.fromfile(config), Config.fromfile(config)
+    hundred.merge_from_dict(protocols.settings(args, 'cifar100-if100', 3, config))
+    assert hundred.train_dataloader.dataset.type == 'CIFAR100LT' and hundred.randomness.seed == 3
+    assert hundred.data_preprocessor.mean != ten.data_preprocessor.mean
+    views = ten.train_cfg.max_epochs / hundred.train_cfg.max_epochs
+    assert views == pytest.approx(160 / 30, rel=0.07)
+    assert hundred.param_scheduler[-1].end == hundred.train_cfg.max_epochs
+    for part in (hundred.model.backbone, hundred.model.head):
+        part.pop('init_cfg', None)  # of a second stage
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(hundred.model)
+    lengths = {len(tensor) for tensor in model.head.state_dict().values() if tensor.ndim}
+    assert 100 in lengths and 10 not in lengths

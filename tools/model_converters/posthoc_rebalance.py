@@ -12,6 +12,7 @@ import os
 import pickle
 import sys
 
+import allnc_mm  # noqa: F401 isort: skip
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
@@ -20,7 +21,6 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.models.heads import LinearClsHead
 from torch.utils.data import DataLoader
 
-import allnc_mm  # noqa: F401
 from allnc_mm.functional.margins import tau_normalize
 from allnc_mm.registry import DATASETS
 from allnc_mm.visualization.runs import build_model
