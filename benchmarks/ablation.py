@@ -1,4 +1,4 @@
-"""What each switch of AllNC is worth, and what cheap ideas are worth to AllNC and to baselines, on the validation split.
+"""What each switch of AllNC is worth, and what cheap ideas are worth to it and to baselines, on the validation split.
 
 python benchmarks/ablation.py run [--only NAME ...] [--jobs 2]   trains what is not done yet
 python benchmarks/ablation.py table [--into FILE]                prints the tables from the logs
