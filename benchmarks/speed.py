@@ -9,9 +9,10 @@ cropped to 224, flipped and colour-jittered by torchvision, by mmpretrain's pipe
 views from one decode (configs/allnc). `step`: a training iteration of the mini protocol with everything in it (data,
 hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same with
 mixture, and AllNC; the same number of images is passed in each. `classes`: forward, losses and backward of AllNC's head
-over K beside a linear head with CE, and the peak memory. `inference`: segmentation of frames of 240 x 180 by the
-networks of benchmarks/camvid.py, which differ in training and not here. Contestants take turns, so that a noisy machine
-hits all; times are CPU seconds of one thread, on a GPU wall seconds. Images are random: only their size matters.
+over K beside a linear head with CE (P2P on at most 1024 classes a step), and the peak memory. `inference`: segmentation
+of frames of 240 x 180 by the networks of benchmarks/camvid.py, which differ in training and not here. Contestants take
+turns, so that a noisy machine hits all; times are CPU seconds of one thread, on a GPU wall seconds. Images are random:
+only their size matters.
 """
 import argparse
 import json
@@ -200,7 +201,7 @@ def measure_classes():
             type='AllNCHead', num_classes=num_classes, in_channels=dim,
             hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.05),
             p2p=dict(type='P2PLoss', target='etf' if num_classes <= dim + 1 else 'hinge', means_weight=0.02,
-                     classifier_weight=0.1, cross_weight=0.02))).to(DEVICE)
+                     classifier_weight=0.1, cross_weight=0.02, max_classes=1024))).to(DEVICE)
         linear = MODELS.build(dict(type='LinearClsHead', num_classes=num_classes, in_channels=dim)).to(DEVICE)
         for loss in (head.loss_uniform, head.loss_module):
             loss.set_class_counts([1] * num_classes)

@@ -230,8 +230,15 @@ def p2p_terms(means: Tensor | None,
               *,
               present: Tensor | None = None,
               target: str | Tensor = 'etf',
-              terms: Sequence[str] = ('means', 'classifier', 'cross')) -> dict[str, Tensor]:
+              terms: Sequence[str] = ('means', 'classifier', 'cross'),
+              sample: Tensor | None = None) -> dict[str, Tensor]:
     """The unweighted terms of :func:`p2p_loss` by name; arguments as there.
+
+    Args:
+        means, weight, present, target: As in :func:`p2p_loss`.
+        terms (Sequence[str]): Which of 'means', 'classifier', 'cross' and 'norm'.
+        sample (Tensor, optional): Distinct classes (S,), on whose pairs alone the terms are averaged; directions are
+            still those from the mean of all classes. Defaults to all classes.
 
     Returns:
         dict[str, Tensor]: those of 'means', 'classifier', 'cross', 'norm' that are asked for and whose inputs are
@@ -254,39 +261,48 @@ def p2p_terms(means: Tensor | None,
     everyone = torch.ones(num_classes, dtype=torch.bool, device=given[0].device)
     present = everyone if present is None else present
 
-    m = None if means is None else _centred_directions(means, present)
-    v = None if weight is None else _centred_directions(weight, everyone)
+    m = None if means is None else _centred_directions(means, present, sample)
+    v = None if weight is None else _centred_directions(weight, everyone, sample)
+    if sample is not None and isinstance(target, Tensor):
+        target = target[sample]
+    off_diagonal = -1.0 / (num_classes - 1)
     out = {}
     if 'means' in terms and m is not None:
-        out['means'] = _pair_error(m, m, target, diagonal=False)
+        out['means'] = _pair_error(m, m, target, off_diagonal, diagonal=False)
     if 'classifier' in terms and v is not None:
-        out['classifier'] = _pair_error(v, v, target, diagonal=False)
+        out['classifier'] = _pair_error(v, v, target, off_diagonal, diagonal=False)
     if 'cross' in terms and m is not None and v is not None:
         if m[0].shape[1] != v[0].shape[1]:
             raise ValueError('The cross term needs `means` and `weight` of one dimension, but got '
                              f'{m[0].shape[1]} and {v[0].shape[1]}; set cross_weight=0.')
-        out['cross'] = _pair_error(m, (v[0], v[1] & m[1]), target, diagonal=True)
+        out['cross'] = _pair_error(m, (v[0], v[1] & m[1]), target, off_diagonal, diagonal=True)
     if 'norm' in terms and weight is not None:
         norm = weight.float().norm(dim=1)
         out['norm'] = (norm / norm.mean().clamp_min(1e-12) - 1).square().mean()
     return out
 
 
-def _centred_directions(x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+def _centred_directions(x: Tensor, present: Tensor, sample: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Unit vectors from the mean of the present rows (unweighted: a simplex is centred on the mean of means).
 
-    A row that lies on that mean up to rounding (a single class present, equal rows) has no direction and counts as
-    absent; its gradient would be rounding errors over themselves.
+    Those of the rows ``sample``, or of all. A row that lies on that mean up to rounding (a single class present, equal
+    rows) has no direction and counts as absent; its gradient would be rounding errors over themselves.
     """
     x = torch.where(present[:, None], x.float(), 0.0)
-    centred = torch.where(present[:, None], x - x.sum(0) / present.sum().clamp_min(1), 0.0)
+    mean = x.sum(0) / present.sum().clamp_min(1)
+    if sample is not None:
+        x, present = x[sample], present[sample]
+    centred = torch.where(present[:, None], x - mean, 0.0)
     off = centred.detach().abs().amax(1) > 1e-6 * x.detach().abs().amax()
     return unit_rows(torch.where(off[:, None], centred, 0.0)), off
 
 
-def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], target: str | Tensor,
+def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], target: str | Tensor, off_diagonal: float,
                 diagonal: bool) -> Tensor:
-    """Mean squared distance of the cosines a_i.b_j to their target over the valid pairs, in row blocks."""
+    """Mean squared distance of the cosines a_i.b_j to their target over the valid pairs, in row blocks.
+
+    The target is a code, or 1 on the diagonal and ``off_diagonal`` off it.
+    """
     (a, rows), (b, columns) = left, right
     num_classes = len(a)
     code = target.float() if isinstance(target, Tensor) else None
@@ -294,7 +310,7 @@ def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], targe
     if not diagonal:
         pairs = pairs - (rows & columns).sum()
     if num_classes > max(_BLOCK, a.shape[1]) and (code is not None or target != 'hinge'):
-        return _low_rank_pair_error(left, right, code, diagonal) / pairs.clamp_min(1)
+        return _low_rank_pair_error(left, right, code, off_diagonal, diagonal) / pairs.clamp_min(1)
 
     def block_error(b: Tensor, index: Tensor) -> Tensor:
         cosine = a[index] @ b.T
@@ -302,7 +318,7 @@ def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], targe
         if code is not None:
             error = cosine - code[index] @ code.T
         else:
-            error = cosine - torch.where(own, 1.0, -1.0 / (num_classes - 1))
+            error = cosine - torch.where(own, 1.0, off_diagonal)
             if target == 'hinge':
                 error = torch.where(own, error, error.clamp_min(0))
         pair = rows[index][:, None] & columns
@@ -320,7 +336,7 @@ def _pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], targe
 
 
 def _low_rank_pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], code: Tensor | None,
-                         diagonal: bool) -> Tensor:
+                         off_diagonal: float, diagonal: bool) -> Tensor:
     """Sum of squared distances of the cosines to the target without a K x K matrix: |A B^T|^2 = <A^T A, B^T B>.
 
     O(K d^2) instead of O(K^2 d), for K well above d. The numbers are sums of K^2 squares, of which float32 keeps the
@@ -343,9 +359,8 @@ def _low_rank_pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tenso
         e = c if same else torch.where(columns[:, None], code, 0.0)
         total = total - 2 * inner(a, c, b, e) + inner(c, c, e, e)
         return total if diagonal else total - (both * (own - code.square().sum(1)).square()).sum()
-    cosine = -1.0 / (len(a) - 1)
-    total = total - 2 * cosine * (a.sum(0) * b.sum(0)).sum() + cosine**2 * rows.sum() * columns.sum()
-    total = total - (both * (own - cosine).square()).sum()
+    total = total - 2 * off_diagonal * (a.sum(0) * b.sum(0)).sum() + off_diagonal**2 * rows.sum() * columns.sum()
+    total = total - (both * (own - off_diagonal).square()).sum()
     return total + (both * (own - 1).square()).sum() if diagonal else total
 
 
@@ -353,8 +368,8 @@ def _low_rank_pair_error(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tenso
 def cosine_moments(x: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the pairwise cosines of centred rows, without forming them all.
 
-    The cheap monitor of a training step; :mod:`allnc_mm.functional.collapse` has the measures. At a simplex ETF the
-    mean is -1/(K-1) and the deviation 0.
+    The cheap monitor of a training step, of 2048 evenly spaced rows if there are more;
+    :mod:`allnc_mm.functional.collapse` has the measures. At a simplex ETF the mean is -1/(K-1) and the deviation 0.
 
     Args:
         x (Tensor): Shape (K, d).
@@ -367,7 +382,9 @@ def cosine_moments(x: Tensor, present: Tensor | None = None) -> tuple[Tensor, Te
         >>> mean, std = cosine_moments(torch.eye(3)); round(mean.item(), 4), round(std.item(), 4)
         (-0.5, 0.0)
     """
-    v, valid = _centred_directions(x, torch.ones_like(x[:, 0], dtype=torch.bool) if present is None else present)
+    sample = torch.arange(_BLOCK, device=x.device) * len(x) // _BLOCK if len(x) > _BLOCK else None
+    v, valid = _centred_directions(x, torch.ones_like(x[:, 0], dtype=torch.bool) if present is None else present,
+                                   sample)
     gram = v @ v.T if len(v) <= v.shape[1] else v.T @ v  # their squared entries have one sum
     number = valid.sum()
     pairs = number * (number - 1)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -327,6 +328,22 @@ def test_p2p_against_loops(target, present, block, dim, monkeypatch):
                                          rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize('block, dim', [(None, 9), (3, 9), (3, 4)])
+@pytest.mark.parametrize('target', ['etf', 'hinge', CODE])
+def test_p2p_of_samples_of_classes_averages_to_that_of_all(target, block, dim, monkeypatch):
+    if block:
+        monkeypatch.setattr(losses, '_BLOCK', block)
+    means, weight = p2p_data(dim=dim)
+    subsets = list(itertools.combinations(range(7), 5))
+    sampled = [p2p_terms(means, weight, target=target, terms=TERMS, sample=torch.tensor(s)) for s in subsets]
+    expected = naive_p2p(means, weight, None, target)
+    for name in ('means', 'classifier', 'norm'):
+        assert np.mean([terms[name].item() for terms in sampled]) == pytest.approx(expected[name], rel=1e-5), name
+    assert len({round(terms['classifier'].item(), 6) for terms in sampled}) > 3
+    first = p2p_terms(means, weight, target=target, terms=['cross'], sample=torch.arange(7).flip(0))['cross']
+    assert first.item() == pytest.approx(expected['cross'], rel=1e-5)  # a permutation of all is all
+
+
 def test_p2p_with_one_side_missing():
     means, weight = p2p_data()
     assert list(p2p_terms(means, None, terms=TERMS)) == ['means']
@@ -585,6 +602,18 @@ def test_cosine_moments_against_loops(shape, masked):
     assert mean.dtype == std.dtype == torch.float32
     assert mean.item() == pytest.approx(np.mean(cosines), abs=1e-5)
     assert std.item() == pytest.approx(np.std(cosines), abs=1e-3)
+
+
+def test_cosine_moments_of_many_rows_are_those_of_some(monkeypatch):
+    monkeypatch.setattr(losses, '_BLOCK', 4)
+    x = p2p_data(num_classes=8)[0]
+    with torch.no_grad():
+        expected = cosine_moments(x[::2] - x.mean(0) + torch.zeros(4, 9))
+        found = cosine_moments(x)
+    centred = torch.nn.functional.normalize((x - x.mean(0))[::2], dim=1)
+    off = (centred @ centred.T)[~torch.eye(4, dtype=torch.bool)]
+    torch.testing.assert_close(found, (off.mean(), off.std(correction=0)), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(found[0], expected[0])  # from the mean of all rows, not of the four
 
 
 def test_cosine_moments_of_an_etf_and_of_nothing():

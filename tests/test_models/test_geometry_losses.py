@@ -82,6 +82,15 @@ def test_p2p_component_asks_for_means_only_where_they_are_read():
     torch.testing.assert_close(loss(None, weight), p2p_loss(None, weight))
 
 
+def test_p2p_component_draws_classes_anew_where_there_are_more():
+    weight = torch.randn(K, DIM)
+    few, all_of_them = P2PLoss(max_classes=K - 2), P2PLoss(max_classes=K)
+    torch.testing.assert_close(all_of_them(None, weight), p2p_loss(None, weight))
+    values = [few(None, weight) for _ in range(400)]
+    assert len(set(values)) > 3
+    torch.testing.assert_close(torch.stack(values).mean(), p2p_loss(None, weight), rtol=0.1, atol=0)
+
+
 def test_p2p_component_with_all_terms_off_is_a_zero_with_a_gradient():
     weight = torch.randn(K, DIM, requires_grad=True)
     loss = P2PLoss(means_weight=0, cross_weight=0, classifier_weight=0)(None, weight)
@@ -91,6 +100,7 @@ def test_p2p_component_with_all_terms_off_is_a_zero_with_a_gradient():
 
 @pytest.mark.parametrize('settings, message', [
     (dict(target='simplex'), r"Expected `target` to be one of \('etf', 'hinge', 'softmax_code'\), but got 'simplex'"),
+    (dict(max_classes=1), 'Expected `max_classes` of at least 2 or None, but got 1'),
     (dict(cross_weight=-1.0), "Expected weights >= 0, but got {'cross': -1.0}"),
 ])
 def test_p2p_component_refuses(settings, message):

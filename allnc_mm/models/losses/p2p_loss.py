@@ -1,4 +1,4 @@
-
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -27,10 +27,13 @@ class P2PLoss(BaseModule):
             'etf'.
         num_classes (int, optional): K, for 'softmax_code'; :class:`AllNCHead` gives its own. Defaults to None.
         dim (int, optional): d, for 'softmax_code'; :class:`AllNCHead` gives its own. Defaults to None.
+        max_classes (int, optional): With more classes than that, each step takes that many, drawn anew on each rank,
+            and the pairs among them: the expectation is that of all pairs, at (max_classes / K)^2 of the cost, which
+            at thousands of classes is that of the backbone. Defaults to None: all pairs.
         loss_weight (float): Factor of all terms. Defaults to 1.
 
     Raises:
-        ValueError: for an unknown target, a negative weight, 'softmax_code' without K and d, and on loading a
+        ValueError: for an unknown target, a negative weight, ``max_classes`` below 2, 'softmax_code' without K and d, and on loading a
             checkpoint whose code has another shape.
     """
 
@@ -42,6 +45,7 @@ class P2PLoss(BaseModule):
                  target: str = 'etf',
                  num_classes: int | None = None,
                  dim: int | None = None,
+                 max_classes: int | None = None,
                  loss_weight: float = 1.0) -> None:
         super().__init__()
         if target not in TARGETS:
@@ -50,7 +54,9 @@ class P2PLoss(BaseModule):
         negative = {k: v for k, v in self.weights.items() if v < 0}
         if negative:
             raise ValueError(f'Expected weights >= 0, but got {negative}.')
-        self.target, self.loss_weight = target, loss_weight
+        if max_classes is not None and max_classes < 2:
+            raise ValueError(f'Expected `max_classes` of at least 2 or None, but got {max_classes}.')
+        self.target, self.max_classes, self.loss_weight = target, max_classes, loss_weight
         code = None
         if target == 'softmax_code':
             if num_classes is None or dim is None:
@@ -72,9 +78,12 @@ class P2PLoss(BaseModule):
             weight (Tensor): (K, d) classifier vectors.
             present (Tensor, optional): bool (K,), which means exist.
         """
+        sample = None
+        if self.max_classes is not None and len(weight) > self.max_classes:
+            sample = torch.randperm(len(weight), device=weight.device)[:self.max_classes]
         terms: dict[str, Tensor] = p2p_terms(means, weight, present=present,
                                              target=self.target if self.code is None else self.code,
-                                             terms=[k for k, v in self.weights.items() if v])
+                                             terms=[k for k, v in self.weights.items() if v], sample=sample)
         total = weight.sum() * 0.0 if not terms else sum(self.weights[k] * v for k, v in terms.items())
         return self.loss_weight * total
 
