@@ -33,8 +33,8 @@ class P2PLoss(BaseModule):
         loss_weight (float): Factor of all terms. Defaults to 1.
 
     Raises:
-        ValueError: for an unknown target, a negative weight, ``max_classes`` below 2, 'softmax_code' without K and d, and on loading a
-            checkpoint whose code has another shape.
+        ValueError: for an unknown target, a negative weight, ``max_classes`` below 2, 'softmax_code' without K and d,
+            and on loading a checkpoint whose code has another shape.
     """
 
     def __init__(self,
