@@ -50,6 +50,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'ProCo': 'proco/{}.py',
     'GLMC': 'glmc/{}.py',
     'GBBN alone': 'allnc/{}_gbbn.py',
+    'AllNC without mixture': 'allnc/{}_clean.py',
     'AllNC': 'allnc/{}.py',
 }
 SECOND_STAGE = {  # of a CE run of the same seed: settings that take its checkpoint

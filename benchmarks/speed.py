@@ -8,11 +8,12 @@ DeviceAugmentationHook, on CIFAR images in memory. `folders`: views per CPU-seco
 cropped to 224, flipped and colour-jittered by torchvision, by mmpretrain's pipeline (configs/ce) and by that of two
 views from one decode (configs/allnc). `step`: a training iteration of the mini protocol with everything in it (data,
 hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same with
-mixture, and AllNC; the same number of images is passed in each. `classes`: forward, losses and backward of AllNC's head
-over K beside a linear head with CE (P2P on at most 1024 classes a step), and the peak memory. `inference`: segmentation
-of frames of 240 x 180 by the networks of benchmarks/camvid.py, which differ in training and not here. Contestants take
-turns, so that a noisy machine hits all; times are CPU seconds of one thread, on a GPU wall seconds. Images are random:
-only their size matters.
+mixture, and AllNC; the same number of images is passed in each. `compile`: the iterations of CE and AllNC with
+mmengine's `compile=True` (torch.compile) and without, after compilation. `classes`: forward, losses and backward of
+AllNC's head over K beside a linear head with CE (P2P on at most 1024 classes a step), and the peak memory. `inference`:
+segmentation of frames of 240 x 180 by the networks of benchmarks/camvid.py, which differ in training and not here.
+Contestants take turns, so that a noisy machine hits all; times are CPU seconds of one thread, on a GPU wall seconds.
+Images are random: only their size matters.
 """
 import argparse
 import json
@@ -142,9 +143,10 @@ class EpochClock(Hook):
             self.seconds.append(clock() - self.start)
 
 
-def train(config, epochs=4):
+def train(config, epochs=4, **settings):
     """Seconds per iteration of a config on random images, in the mini protocol."""
     cfg = Config.fromfile(CONFIGS / config)
+    cfg.merge_from_dict(settings)
     cfg.work_dir, cfg.log_level, cfg.experiment_name = '/tmp/allnc_speed', 'ERROR', uuid.uuid4().hex
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
@@ -194,6 +196,17 @@ def measure_step(rounds=4):
     return [dict(loop=name, ms=round(1000 * float(np.median(values)), 1)) for name, values in seconds.items()]
 
 
+def measure_compile(rounds=3):
+    seconds = {}
+    for _ in range(rounds):  # what was compiled in the first round is cached
+        for method in ('ce', 'allnc'):
+            for compiled in (False, True):
+                values, iterations = train(f'{method}/resnet20_cifar10-lt-mini-if100.py', compile=compiled)
+                seconds.setdefault((method, compiled), []).extend(v / iterations for v in values)
+    return [dict(method=method, compile=compiled, ms=round(1000 * float(np.median(values)), 1))
+            for (method, compiled), values in seconds.items()]
+
+
 def measure_classes():
     out = []
     for num_classes, dim in ((10, 64), (100, 128), (1000, 2048), (8142, 2048)):
@@ -238,8 +251,8 @@ def measure_inference(images=4):
     return [dict(training=name, ms_per_image=round(1000 * value / images, 2)) for name, value in seconds.items()]
 
 
-PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, classes=measure_classes,
-             inference=measure_inference)
+PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, compile=measure_compile,
+             classes=measure_classes, inference=measure_inference)
 
 
 def run(parts):
@@ -274,6 +287,8 @@ def table():
                 row['to the bare loop'] = f'{row["ms"] / reference["bare loop"]:.2f}'
                 row['to CE + mixture'] = f'{row["ms"] / reference["ImageClassifier, CE + mixture"]:.2f}'
             title = 'training iteration, 128 images passed, ResNet-20, bfloat16, channels_last'
+        elif part == 'compile':
+            title = 'training iteration with torch.compile and without, 128 images passed, ResNet-20, bfloat16'
         elif part == 'inference':
             for row in rows:
                 row['to CE'] = f'{row["ms_per_image"] / rows[0]["ms_per_image"]:.3f}'

@@ -258,6 +258,7 @@ SWITCHES = {
     'gradients to the targets': dict(head=dict(hycon=dict(HYCON, stop_gradient=False), momentum=0)),
     'other losses': dict(head=dict(loss_uniform=dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=K),
                                    loss_rebalanced=dict(type='CrossEntropyLoss'))),
+    'both halves for both branches': dict(shared=True),
     'mixture': dict(mixture=dict()),
     'mixture with everything': dict(
         mixture=dict(), head=dict(hycon=HYCON, p2p=P2P, projector=PROJECTOR, proj_channels=8)),
@@ -300,6 +301,17 @@ def test_the_mixture_halves_the_images_and_clean_means_add_one_view(num_views):
     model.loss(**model.data_preprocessor(data, True))
     first = data['inputs'] if num_views == 1 else data['inputs'][0]
     assert torch.equal(seen[-1][-4:], first[:4].float())  # the natural half of the first view, unmixed
+
+
+def test_shared_halves_train_both_branches():
+    model = build(shared=True).eval()  # BN as a constant
+    model.head.set_eta(0.4)
+    images = torch.rand(8, 3, 16, 16)
+    losses = model.loss(images, samples())
+    logits, labels = model.head.fc(model.extract_feat(images)[-1]), torch.tensor(LABELS)
+    torch.testing.assert_close(losses['loss_uniform'], 0.4 * F.cross_entropy(logits, labels))
+    expected = 0.6 * logit_adjusted_cross_entropy(logits, labels, LOG_PRIOR).mean()
+    torch.testing.assert_close(losses['loss_rebalanced'], expected)
 
 
 def test_a_mixed_step_against_its_parts():
@@ -391,6 +403,11 @@ def test_sampling_priors():
     model.set_sampling_priors(natural, partner)
     torch.testing.assert_close(model.head.loss_uniform.log_prior, torch.tensor(natural).log())
     torch.testing.assert_close(model.head.loss_module.log_prior, torch.full((K, ), 0.2).log())
+
+    model = build(shared=True)
+    model.set_sampling_priors(natural, partner)
+    for loss in (model.head.loss_uniform, model.head.loss_module):
+        torch.testing.assert_close(loss.log_prior, (torch.tensor(natural) / 2 + 0.1).log())
 
     for methods, share in ((['mixup'], 0.5), (['mixup', 'cutmix'], 0.679167)):
         model = build(mixture=dict(methods=methods), num_views=2)

@@ -12,10 +12,11 @@ from ...registry import MODELS
 class AllNC(ImageClassifier):
     """Classifier of All-around Neural Collapse: bilateral batches, views and mixtures in one forward pass.
 
-    `All-around Neural Collapse for Imbalanced Classification <https://arxiv.org/abs/2408.07253>`_ (TKDE 2025). Training
-    batches are those of :class:`BilateralSampler`, [B natural | B re-balanced] per view. Without ``mixture`` each half
-    trains its branch; with it the pairs of both halves are mixed, and the B mixed images per view train both. Inference
-    is that of ``ImageClassifier``: backbone, neck, one linear map.
+    `All-around Neural Collapse for Imbalanced Classification <https://arxiv.org/abs/2408.07253>`_ (TKDE 2025).
+    Training batches are those of :class:`BilateralSampler`, [B natural | B re-balanced] per view. Without
+    ``mixture`` each half trains its branch (with ``shared``, both); with it the pairs of both halves are mixed, and
+    the B mixed images of each view train both. Inference is that of ``ImageClassifier``: backbone, neck, one linear
+    map.
 
     Args:
         backbone, neck, data_preprocessor, ...: As for ``ImageClassifier``; the data preprocessor defaults to
@@ -25,6 +26,8 @@ class AllNC(ImageClassifier):
         num_views (int): Views that the pipeline yields per image (mmpretrain's ``MultiView``). Defaults to 1.
         clean_means (bool): With ``mixture``, pass the natural images of the first view unmixed as well and take P2P's
             class means from them; costs 1/V more images. Defaults to False.
+        shared (bool): Without ``mixture``, both halves train both branches, so none is without weight when eta is near
+            0 or 1; a loss that knows the prior then takes the mean of both. Defaults to False.
     """
 
     bilateral = True  # trains on the batches of BilateralSampler
@@ -34,6 +37,7 @@ class AllNC(ImageClassifier):
                  mixture: dict | None = None,
                  num_views: int = 1,
                  clean_means: bool = False,
+                 shared: bool = False,
                  data_preprocessor: dict | None = None,
                  **kwargs) -> None:
         data_preprocessor = dict(dict(type='MultiViewDataPreprocessor'), **(data_preprocessor or {}))
@@ -46,7 +50,7 @@ class AllNC(ImageClassifier):
         if clean_means and mixture is None:
             raise ValueError('`clean_means` needs `mixture`: without it all samples are clean.')
         self.mixture = None if mixture is None else MODELS.build(dict(dict(type='MixtureViews'), **mixture))
-        self.num_views, self.clean_means = num_views, clean_means
+        self.num_views, self.clean_means, self.shared = num_views, clean_means, shared
 
     def set_sampling_priors(self, natural: Sequence[float], partner: Sequence[float]) -> None:
         """Tell the losses which label distribution their samples are drawn from.
@@ -57,8 +61,8 @@ class AllNC(ImageClassifier):
         """
         natural, partner = (torch.as_tensor(p, dtype=torch.float64) for p in (natural, partner))
         natural, partner = natural / natural.sum(), partner / partner.sum()
-        if self.mixture is not None:
-            share = self.mixture.natural_share(self.num_views)
+        if self.mixture is not None or self.shared:
+            share = 0.5 if self.mixture is None else self.mixture.natural_share(self.num_views)
             natural = partner = share * natural + (1 - share) * partner
         for loss, prior in ((self.head.loss_uniform, natural), (self.head.loss_module, partner)):
             if hasattr(loss, 'set_prior'):
@@ -71,7 +75,8 @@ class AllNC(ImageClassifier):
                              f'images, but got {len(inputs)} images; use BilateralSampler as batch_sampler, and '
                              'MultiView with num_views views in the pipeline.')
         if self.mixture is None:
-            return self.head.loss(self.extract_feat(inputs), data_samples, num_views=self.num_views, bilateral=True)
+            return self.head.loss(self.extract_feat(inputs), data_samples, num_views=self.num_views,
+                                  bilateral=not self.shared)
 
         labels = torch.cat([sample.gt_label for sample in data_samples])
         images, soft_labels = self.mixture(inputs, labels, self.num_views, self.head.num_classes)
