@@ -16,9 +16,9 @@ from mmengine.registry import DefaultScope
 from allnc_mm.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), ('configs/allnc/README.md', 'cifar10-if100'),
-          ('configs/allnc/README.md', 'cifar10-if50'), ('configs/allnc/README.md', 'cifar100-if100'), ('configs/allnc/README.md', 'digits'),
-          ('configs/allnc/README.md', 'ablation'), ('configs/allnc/README.md', 'ideas'),
+ALLNC = 'configs/allnc/README.md'
+TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'), (ALLNC, 'cifar10-if50'),
+          (ALLNC, 'cifar100-if100'), (ALLNC, 'digits'), (ALLNC, 'ablation'), (ALLNC, 'ideas'),
           ('docs/gnc.md', 'softmax-growth'), ('configs/seg/README.md', 'camvid')]
 SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'camvid': lambda: camvid.table(camvid.RESULTS)}
 
