@@ -17,8 +17,8 @@ from allnc_mm.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLNC = 'configs/allnc/README.md'
-TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'), (ALLNC, 'cifar10-if50'),
-          (ALLNC, 'cifar100-if100'), (ALLNC, 'digits'), (ALLNC, 'ablation'), (ALLNC, 'ideas'),
+TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'),
+          (ALLNC, 'cifar10-if50'), (ALLNC, 'cifar100-if100'), (ALLNC, 'digits'), (ALLNC, 'ablation'), (ALLNC, 'ideas'),
           ('docs/gnc.md', 'softmax-growth'), ('configs/seg/README.md', 'camvid')]
 SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'camvid': lambda: camvid.table(camvid.RESULTS)}
 
