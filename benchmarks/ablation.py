@@ -20,7 +20,8 @@ import protocols
 RESULTS = Path(__file__).resolve().parent / 'results' / 'ablation.jsonl'
 PROTOCOL, DEFAULT = 'cifar10-if100', 'AllNC'
 # runs of the protocol
-ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P', 'AllNC without mixture': 'without mixture'}
+ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P',
+        'AllNC without mixture': 'without mixture, all samples for both branches'}
 HEAD, HYCON, P2P, SAMPLER = 'model.head.', 'model.head.hycon.', 'model.head.p2p.', 'train_dataloader.batch_sampler.'
 NO_PROJECTOR = {f'{HEAD}projector': None, f'{HEAD}predictor': None, f'{HEAD}proj_channels': None}
 CE = {f'{HEAD}loss_uniform.tau': 0.0, f'{HEAD}loss_rebalanced.tau': 0.0}

@@ -154,14 +154,23 @@ def cifar100_settings(config):
                 walk(value, here)
             elif key == 'num_classes':
                 out[here] = 100
-            elif key in ('max_epochs', 'val_interval', 'begin', 'end', 'T_max') or here.endswith('checkpoint.interval'):
+            elif epochs > 10 and (key in ('max_epochs', 'val_interval', 'begin', 'end', 'T_max')
+                                  or here.endswith('checkpoint.interval')):  # a second stage stays as it is
                 out[here] = max(1, round(value * 30 / 160))
             elif (key, value) == ('type', 'P2PLoss'):
                 out[f'{path}.target'] = 'softmax_code'  # 100 classes in 64 dimensions have no ETF
             elif (key, value) == ('type', 'ETFHead'):
                 out[here] = 'SoftmaxCodeHead'
 
-    walk(Config.fromfile(config).to_dict(), '')
+    cfg = Config.fromfile(config).to_dict()
+    epochs = cfg['train_cfg']['max_epochs']
+    walk(cfg, '')
+    for i in range(len(cfg['param_scheduler'])):
+        scheduler = f'param_scheduler.{i}.'
+        if f'{scheduler}T_max' in out:
+            out[f'{scheduler}T_max'] = out[f'{scheduler}end'] - out.get(f'{scheduler}begin', 0)
+    if 'glmc' in str(config):
+        out['model.head.hycon.loss_weight'] = 8.0  # GLMC's own: four times that of CIFAR-10
     return out
 
 
@@ -171,6 +180,8 @@ def train_job(args, protocol, name, seed):
     options = settings(args, protocol, seed, config)
     if name in SECOND_STAGE:
         from allnc_mm.visualization.runs import find_run
+        if ('CE', seed) not in results(protocol)[1]:
+            raise ValueError(f'{name} starts from the CE run of seed {seed}, which is not finished; run CE first.')
         stage1 = find_run(str(folder(args, protocol, 'CE', seed)))[:2]
         if name == 'tau-norm':
             return tau_norm(*stage1, folder(args, protocol, name, seed))
@@ -201,10 +212,10 @@ def run(args):
         skipped = SKIPPED.get(protocol, ())
         names = args.only or [name for name, config in METHODS.items()
                               if name not in skipped and (ROOT / 'configs' / config.format(stem)).exists()]
-        jobs = [(protocol, name, seed) for seed in args.seeds for name in names if (name, seed) not in done]
-        for job in sorted(jobs, key=lambda job: job[1] in SECOND_STAGE):  # they find their CE run done
-            todo.append((path, dict(name=job[1], seed=job[2], config=METHODS[job[1]].format(stem)), job))
-    work_on(todo, train_job, args)
+        todo += [(path, dict(name=name, seed=seed, config=METHODS[name].format(stem)), (protocol, name, seed))
+                 for seed in args.seeds for name in names if (name, seed) not in done]
+    for second in (False, True):  # second stages find their CE runs done
+        work_on([job for job in todo if (job[1]['name'] in SECOND_STAGE) == second], train_job, args)
 
 
 def work_on(todo, function, args):
@@ -291,7 +302,7 @@ def evaluate(work_dir):
             for k in classes:
                 odd[labels == k] = np.arange((labels == k).sum()) % 2
             predictions = dict(val=(logits[odd], labels[odd]), test=(logits[~odd], labels[~odd]))
-        taus = np.arange(-1, 2.01, 0.05)
+        taus = sorted((i / 20 for i in range(-20, 81)), key=abs)  # of equals, the smallest
         tau = taus[int(np.argmax([accuracies(*predictions['val'], t)['overall'] for t in taus]))]
         out['tuned'][statistics] = dict(tau=round(float(tau), 2), **{
             f'{split}{suffix}': accuracies(*predictions[split], t)

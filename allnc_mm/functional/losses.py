@@ -237,8 +237,8 @@ def p2p_terms(means: Tensor | None,
     Args:
         means, weight, present, target: As in :func:`p2p_loss`.
         terms (Sequence[str]): Which of 'means', 'classifier', 'cross' and 'norm'.
-        sample (Tensor, optional): Distinct classes (S,), on whose pairs alone the terms are averaged; directions are
-            still those from the mean of all classes. Defaults to all classes.
+        sample (Tensor, optional): Distinct classes (S,), on whose pairs alone the terms but 'norm' are averaged;
+            directions are still those from the mean of all classes. Defaults to all classes.
 
     Returns:
         dict[str, Tensor]: those of 'means', 'classifier', 'cross', 'norm' that are asked for and whose inputs are
@@ -275,7 +275,15 @@ def p2p_terms(means: Tensor | None,
         if m[0].shape[1] != v[0].shape[1]:
             raise ValueError('The cross term needs `means` and `weight` of one dimension, but got '
                              f'{m[0].shape[1]} and {v[0].shape[1]}; set cross_weight=0.')
-        out['cross'] = _pair_error(m, (v[0], v[1] & m[1]), target, off_diagonal, diagonal=True)
+        both = (v[0], v[1] & m[1])
+        if sample is None:
+            out['cross'] = _pair_error(m, both, target, off_diagonal, diagonal=True)
+        else:  # a sample has more than its share of the diagonal: 1 / S instead of 1 / K
+            own = target.float().square().sum(1) if isinstance(target, Tensor) else 1.0
+            matched = torch.where(both[1], (m[0] * v[0]).sum(1) - own, 0.0).square().sum() / both[1].sum().clamp_min(1)
+            number = present.sum().clamp_min(1)
+            others = _pair_error(m, both, target, off_diagonal, diagonal=False)
+            out['cross'] = (matched + (number - 1) * others) / number
     if 'norm' in terms and weight is not None:
         norm = weight.float().norm(dim=1)
         out['norm'] = (norm / norm.mean().clamp_min(1e-12) - 1).square().mean()

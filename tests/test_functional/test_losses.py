@@ -337,11 +337,13 @@ def test_p2p_of_samples_of_classes_averages_to_that_of_all(target, block, dim, m
     subsets = list(itertools.combinations(range(7), 5))
     sampled = [p2p_terms(means, weight, target=target, terms=TERMS, sample=torch.tensor(s)) for s in subsets]
     expected = naive_p2p(means, weight, None, target)
-    for name in ('means', 'classifier', 'norm'):
+    for name in TERMS:
         assert np.mean([terms[name].item() for terms in sampled]) == pytest.approx(expected[name], rel=1e-5), name
     assert len({round(terms['classifier'].item(), 6) for terms in sampled}) > 3
-    first = p2p_terms(means, weight, target=target, terms=['cross'], sample=torch.arange(7).flip(0))['cross']
-    assert first.item() == pytest.approx(expected['cross'], rel=1e-5)  # a permutation of all is all
+    present = torch.tensor([1, 0, 1, 1, 0, 1, 1], dtype=torch.bool)
+    permuted = p2p_terms(means, weight, target=target, present=present, terms=TERMS, sample=torch.arange(7).flip(0))
+    for name, value in naive_p2p(means, weight, present, target).items():  # a permutation of all is all
+        assert permuted[name].item() == pytest.approx(value, rel=1e-5), name
 
 
 def test_p2p_with_one_side_missing():

@@ -448,6 +448,7 @@ def test_an_etf_in_the_smallest_dimension_and_the_hinge_beyond():
 @pytest.mark.parametrize('settings, message', [
     (dict(num_views=0), 'Expected `num_views` >= 1, but got 0'),
     (dict(clean_means=True), '`clean_means` needs `mixture`'),
+    (dict(shared=True, mixture=dict()), '`shared` is for training without `mixture`'),
     (dict(train_cfg=dict(augments=[dict(type='Mixup', alpha=0.2)]), data_preprocessor=dict(num_classes=K)),
      "would mix the two branches of AllNC; remove them, and set mixture=dict\\(type='MixtureViews'\\)"),
 ])

@@ -49,6 +49,9 @@ class AllNC(ImageClassifier):
                              "mix the two branches of AllNC; remove them, and set mixture=dict(type='MixtureViews').")
         if clean_means and mixture is None:
             raise ValueError('`clean_means` needs `mixture`: without it all samples are clean.')
+        if shared and mixture is not None:
+            raise ValueError('`shared` is for training without `mixture`: mixed images train both branches anyway; '
+                             'remove one of the two.')
         self.mixture = None if mixture is None else MODELS.build(dict(dict(type='MixtureViews'), **mixture))
         self.num_views, self.clean_means, self.shared = num_views, clean_means, shared
 

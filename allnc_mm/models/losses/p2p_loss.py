@@ -28,8 +28,9 @@ class P2PLoss(BaseModule):
         num_classes (int, optional): K, for 'softmax_code'; :class:`AllNCHead` gives its own. Defaults to None.
         dim (int, optional): d, for 'softmax_code'; :class:`AllNCHead` gives its own. Defaults to None.
         max_classes (int, optional): With more classes than that, each step takes that many, drawn anew on each rank,
-            and the pairs among them: the expectation is that of all pairs, at (max_classes / K)^2 of the cost, which
-            at thousands of classes is that of the backbone. Defaults to None: all pairs.
+            and the pairs among them: the expectation is that of all pairs (of the means, where all are present), and
+            the products, which at thousands of classes cost as much as a part of the backbone, shrink with the square
+            of max_classes. Defaults to None: all pairs.
         loss_weight (float): Factor of all terms. Defaults to 1.
 
     Raises:
