@@ -53,6 +53,7 @@ SWITCHES = {  # name: settings that differ from the default
     'HyCon: class-balanced anchors': {f'{HYCON}class_balanced': True},
     'HyCon: means of the batch': {f'{HEAD}momentum': 0.0},
     'HyCon: weight 0.5': {f'{HYCON}loss_weight': 0.5},
+    'P2P: weight 0.02': {f'{P2P}classifier_weight': 0.02},
     'P2P: weight 1': {f'{P2P}classifier_weight': 1.0},
     'P2P: means as well, 0.02': {f'{P2P}means_weight': 0.02},
     'P2P: cross pairs as well, 0.02': {f'{P2P}cross_weight': 0.02},
