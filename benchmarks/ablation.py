@@ -143,11 +143,8 @@ class Table:
                                                  for s in self.seeds(name)]))
         return kinds[kind][f'val{tau}'][group]
 
-    def mean(self, values, digits=1):
-        return f'{np.mean(values):.{digits}f}'
-
     def accuracy(self, name, group, tau=''):
-        return self.mean([self.value(name, seed, group, tau) for seed in self.seeds(name)])
+        return f'{np.mean([self.value(name, seed, group, tau) for seed in self.seeds(name)]):.1f}'
 
     def difference(self, name, default, group):
         """Paired by seed."""
@@ -170,7 +167,7 @@ def switches_table():
         row = [cells.accuracy(name, group) if name == DEFAULT else cells.difference(name, DEFAULT, group)
                for group in ('overall', 'few')]
         row.append(cells.accuracy(name, 'overall', '_tau0'))
-        row += [cells.mean([cells.found[name, seed]['test'][m] for seed in seeds], 3) for m in GEOMETRY]
+        row += [f'{np.mean([cells.found[name, seed]["test"][m] for seed in seeds]):.3f}' for m in GEOMETRY]
         lines.append(f'| {ROWS.get(name, name)} | {len(seeds)} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
 
@@ -185,9 +182,8 @@ def ideas_table():
         f'{cells.accuracy(m, "overall")} / {cells.accuracy(m, "few")} ({len(cells.seeds(m))})' for m in IDEA_METHODS)
         + ' |')
     for idea in IDEAS:
-        names = [(f'{idea}: {method}', method) for method in IDEA_METHODS]
         row = [f'{cells.difference(n, m, "overall")} / {cells.difference(n, m, "few")} ({len(cells.seeds(n))})'
-               if cells.seeds(n) else '' for n, m in names]
+               if cells.seeds(n := f'{idea}: {m}') else '' for m in IDEA_METHODS]
         if any(row):
             lines.append(f'| {idea} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)

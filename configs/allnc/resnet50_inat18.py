@@ -1,7 +1,7 @@
 _base_ = '../ce/resnet50_inat18.py'
 
-# 8142 classes in 2048 dimensions: there is no simplex ETF, so P2P punishes too large cosines only ('hinge'). All pairs
-# would cost a third of a step; those of 1024 classes, drawn anew in each step, cost a hundredth
+# 8142 classes in 2048 dimensions: there is no simplex ETF, so P2P punishes too large cosines only ('hinge'). The pairs
+# of 1024 classes, drawn anew in each step, stand for all: docs/gnc.md has the cost of both
 model = dict(
     type='AllNC',
     num_views=2,
