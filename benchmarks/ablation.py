@@ -1,25 +1,25 @@
 """What each switch of AllNC is worth, and what cheap ideas are worth to it and to baselines, on the validation split.
 
-python benchmarks/ablation.py run [--only NAME ...] [--jobs 2]   trains what is not done yet
-python benchmarks/ablation.py table [--into FILE]                prints the tables from the logs
+python benchmarks/ablation.py run [PROTOCOL] [--only NAME ...] [--jobs 2]   trains what is not done yet
+python benchmarks/ablation.py table [--into FILE]                           prints the tables from the logs
 
-One change at a time, beside the default. The protocol is cifar10-if100 of protocols.py (CIFAR-10-LT with n_max=500,
-ResNet-20, 160 image-epochs, two views cost two); the defaults, AllNC without HyCon and P2P and AllNC without mixture
-are its runs: train them first.
+One change at a time, beside the default. PROTOCOL is cifar10-if100 (default; CIFAR-10-LT with n_max=500, ResNet-20,
+160 image-epochs, two views cost two), cifar10-balanced or cifar100-if100 of protocols.py; the defaults, AllNC without
+HyCon and P2P and AllNC without mixture are its runs: train them first.
 Accuracies are those of the validation split, from which the defaults are chosen; the geometry is that of the features
 of the test split and of the classifier, no accuracy of which enters.
 """
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import markdown_tables
 import numpy as np
 import protocols
 
-RESULTS = Path(__file__).resolve().parent / 'results' / 'ablation.jsonl'
-PROTOCOL, DEFAULT = 'cifar10-if100', 'AllNC'
-# runs of the protocol
+PROTOCOLS, DEFAULT = ('cifar10-if100', 'cifar10-balanced', 'cifar100-if100'), 'AllNC'
+# runs of protocols.py
 ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P',
         'AllNC without mixture': 'without mixture, all samples for both branches'}
 HEAD, HYCON, P2P, SAMPLER = 'model.head.', 'model.head.hycon.', 'model.head.p2p.', 'train_dataloader.batch_sampler.'
@@ -52,6 +52,7 @@ SWITCHES = {  # name: settings that differ from the default
     'HyCon: no stop-gradient': {f'{HYCON}stop_gradient': False},
     'HyCon: class-balanced anchors': {f'{HYCON}class_balanced': True},
     'HyCon: means of the batch': {f'{HEAD}momentum': 0.0},
+    'HyCon: weight 0.01': {f'{HYCON}loss_weight': 0.01},
     'HyCon: weight 0.5': {f'{HYCON}loss_weight': 0.5},
     'P2P: weight 0.02': {f'{P2P}classifier_weight': 0.02},
     'P2P: weight 1': {f'{P2P}classifier_weight': 1.0},
@@ -75,14 +76,14 @@ JOBS = {**{name: (DEFAULT, name) for name in SWITCHES},
 GEOMETRY = ('std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality')
 
 
-def records():
-    """Finished runs by (name, seed): those of this study, and all with those of the protocol."""
-    own = protocols.finished(RESULTS)
-    return own, protocols.results(PROTOCOL)[1] | own
+def results(protocol):
+    """File of this study's finished runs, and those runs by (name, seed)."""
+    path = Path(__file__).resolve().parent / 'results' / f'ablation_{protocol}.jsonl'
+    return path, protocols.finished(path)
 
 
 def config_of(method):
-    return protocols.ROOT / 'configs' / protocols.METHODS[method].format(protocols.PROTOCOLS[PROTOCOL][0])
+    return protocols.ROOT / 'configs' / protocols.METHODS[method].format(protocols.MINI)
 
 
 def changes(name):
@@ -103,13 +104,13 @@ def changes(name):
     return options
 
 
-def train_job(args, name, seed):
+def train_job(args, protocol, name, seed):
     """Train a method with one change; in a worker."""
     method, change = JOBS[name]
     if change == CLASS_MEANS:
-        return class_means(protocols.folder(args, PROTOCOL, method, seed))
-    options = protocols.settings(args, PROTOCOL, seed, config_of(method)) | changes(name)
-    return protocols.train(config_of(method), options, protocols.folder(args, 'ablation', name, seed),
+        return class_means(protocols.folder(args, protocol, method, seed))
+    options = protocols.settings(args, protocol, seed, config_of(method), changes(name))
+    return protocols.train(config_of(method), options, protocols.folder(args, f'ablation_{protocol}', name, seed),
                            args.device_augmentation)
 
 
@@ -130,8 +131,8 @@ def class_means(work_dir):
 class Table:
     """Cells of the tables from the finished runs."""
 
-    def __init__(self):
-        self.found = records()[1]
+    def __init__(self, protocol='cifar10-if100'):
+        self.found = protocols.results(protocol)[1] | results(protocol)[1]
 
     def seeds(self, name):
         return sorted(seed for other, seed in self.found if other == name)
@@ -153,10 +154,10 @@ class Table:
         return f'{np.mean(paired):+.1f}' + (f' ± {np.std(paired, ddof=1):.1f}' if len(paired) > 1 else '')
 
 
-def switches_table():
+def switches_table(protocol):
     """What each switch changes, as Markdown: accuracy on validation, and geometry."""
-    cells = Table()
-    lines = [f'AllNC on `{PROTOCOL}`: validation split, last epoch, post-hoc tau of validation; differences from the '
+    cells = Table(protocol)
+    lines = [f'AllNC on `{protocol}`: validation split, last epoch, post-hoc tau of validation; differences from the '
              'default paired by seed', '',
              '| switch | seeds | overall | few | overall at tau 0 | ' + ' | '.join(GEOMETRY) + ' |',
              '| --- ' * (5 + len(GEOMETRY)) + '|']
@@ -175,7 +176,7 @@ def switches_table():
 def ideas_table():
     """What each idea changes for each method, as Markdown: accuracy on validation."""
     cells = Table()
-    lines = [f'`{PROTOCOL}`: validation split, last epoch, post-hoc tau of validation, overall / few (seeds); '
+    lines = ['`cifar10-if100`: validation split, last epoch, post-hoc tau of validation, overall / few (seeds); '
              'differences from the method as it is, paired by seed', '',
              '| idea | ' + ' | '.join(IDEA_METHODS) + ' |', '| --- ' * (1 + len(IDEA_METHODS)) + '|']
     lines.append('| none | ' + ' | '.join(
@@ -189,23 +190,24 @@ def ideas_table():
     return '\n'.join(lines)
 
 
-TABLES = {'ablation': switches_table, 'ideas': ideas_table}
+TABLES = {**{f'ablation {protocol}': partial(switches_table, protocol) for protocol in PROTOCOLS},
+          'ideas': ideas_table}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
     run = commands.add_parser('run')
+    run.add_argument('protocol', choices=PROTOCOLS, nargs='?', default=PROTOCOLS[0])
     run.add_argument('--only', nargs='+', choices=JOBS, metavar='NAME', help='default: all')
     protocols.add_run_arguments(run)
     show = commands.add_parser('table')
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks')
     args = parser.parse_args()
     if args.command == 'run':
-        done = records()[0]
-        jobs = [(name, seed) for seed in args.seeds for name in args.only or JOBS if (name, seed) not in done]
-        protocols.work_on([(RESULTS, dict(name=name, seed=seed), (name, seed))
-                           for name, seed in jobs], train_job, args)
+        path, done = results(args.protocol)
+        protocols.work_on([(path, dict(name=name, seed=seed), (args.protocol, name, seed)) for seed in args.seeds
+                           for name in args.only or JOBS if (name, seed) not in done], train_job, args)
         return
     for mark, table in TABLES.items():
         if args.into:

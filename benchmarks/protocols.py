@@ -132,15 +132,17 @@ def folder(args, protocol, name, seed):
     return Path(args.work_dirs) / protocol / (''.join(c if c.isalnum() else '_' for c in name) + f'_seed{seed}')
 
 
-def settings(args, protocol, seed, config):
-    """What the protocol and the seed set in a config."""
+def settings(args, protocol, seed, config, changes=None):
+    """What the protocol and the seed set in a config, with ``changes`` of its settings."""
     overrides = dict(PROTOCOLS[protocol][1], **(dict(data_root=args.data_root) if args.data_root else {}))
-    return {'randomness.seed': seed, **(cifar100_settings(config) if protocol == 'cifar100-if100' else {}),
+    changes = changes or {}
+    return {**changes, 'randomness.seed': seed,
+            **(cifar100_settings(config, changes) if protocol == 'cifar100-if100' else {}),
             **{f'{loader}_dataloader.dataset.{key}': value for key, value in overrides.items()
                for loader in ('train', 'val', 'test')}}
 
 
-def cifar100_settings(config):
+def cifar100_settings(config, changes):
     """What brings a mini config of CIFAR-10 to CIFAR-100: its pixels and classes, 30 epochs for each 160."""
     from mmengine.config import Config
     data = Config.fromfile(ROOT / 'configs/_base_/datasets/cifar100-lt.py')
@@ -157,12 +159,14 @@ def cifar100_settings(config):
             elif epochs > 10 and (key in ('max_epochs', 'val_interval', 'begin', 'end', 'T_max')
                                   or here.endswith('checkpoint.interval')):  # a second stage stays as it is
                 out[here] = max(1, round(value * 30 / 160))
-            elif (key, value) == ('type', 'P2PLoss'):
+            elif (key, value) == ('type', 'P2PLoss') and f'{path}.target' not in changes:
                 out[f'{path}.target'] = 'softmax_code'  # 100 classes in 64 dimensions have no ETF
             elif (key, value) == ('type', 'ETFHead'):
                 out[here] = 'SoftmaxCodeHead'
 
-    cfg = Config.fromfile(config).to_dict()
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(changes)
+    cfg = cfg.to_dict()
     epochs = cfg['train_cfg']['max_epochs']
     walk(cfg, '')
     for i in range(len(cfg['param_scheduler'])):

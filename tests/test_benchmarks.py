@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLNC = 'configs/allnc/README.md'
 TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'),
           (ALLNC, 'cifar10-if50'), (ALLNC, 'cifar100-if100'), (ALLNC, 'cifar10-balanced'),
-          (ALLNC, 'digits'), (ALLNC, 'ablation'), (ALLNC, 'ideas'),
+          (ALLNC, 'digits'), (ALLNC, 'ideas'), *((ALLNC, f'ablation {protocol}') for protocol in ablation.PROTOCOLS),
           ('docs/gnc.md', 'softmax-growth'), ('configs/seg/README.md', 'camvid')]
 SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'camvid': lambda: camvid.table(camvid.RESULTS)}
 
@@ -82,8 +82,9 @@ def test_the_tables_of_the_ablation_pair_seeds(monkeypatch):
     runs = [record(ablation.DEFAULT, 0, 50), record(ablation.DEFAULT, 1, 60), record(switch, 1, 63),
             record(f'{idea}: {ablation.DEFAULT}', 0, 49),
             *(record(method, 0, 40) for method in ablation.IDEA_METHODS if method != ablation.DEFAULT)]
-    monkeypatch.setattr(ablation, 'records', lambda: ({}, {(r['name'], r['seed']): r for r in runs}))
-    lines = ablation.switches_table().splitlines()
+    monkeypatch.setattr(ablation, 'results', lambda protocol: (None, {(r['name'], r['seed']): r for r in runs}))
+    monkeypatch.setattr(protocols, 'results', lambda protocol: (None, {}))
+    lines = ablation.switches_table('cifar10-if100').splitlines()
     assert lines[-2].startswith('| default | 2 | 55.0 | 110.0 | 55.0 | 0.500 |')
     assert lines[-1].startswith(f'| {switch} | 1 | +3.0 | +6.0 | 63.0 | 0.500 |')
     lines = ablation.ideas_table().splitlines()
@@ -109,3 +110,12 @@ def test_cifar100_changes_classes_and_budget_alone(name):
         model = MODELS.build(hundred.model)
     lengths = {len(tensor) for tensor in model.head.state_dict().values() if tensor.ndim}
     assert 100 in lengths and 10 not in lengths
+
+
+def test_the_ablation_keeps_its_changes_and_the_budget_of_cifar100():
+    args, config = argparse.Namespace(data_root='somewhere'), ablation.config_of('AllNC')
+    options = protocols.settings(args, 'cifar100-if100', 0, config, ablation.changes('two mixture views'))
+    assert (options['train_cfg.max_epochs'], options['model.num_views']) == (15, 2)
+    assert options['model.head.p2p.target'] == 'softmax_code'
+    options = protocols.settings(args, 'cifar100-if100', 0, config, ablation.changes('P2P: hinge'))
+    assert options['model.head.p2p.target'] == 'hinge'
