@@ -23,14 +23,16 @@ PROTOCOLS, DEFAULT = ('cifar10-if100', 'cifar10-balanced', 'cifar100-if100'), 'A
 ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P',
         'AllNC without mixture': 'without mixture, all samples for both branches'}
 HEAD, HYCON, P2P, SAMPLER = 'model.head.', 'model.head.hycon.', 'model.head.p2p.', 'train_dataloader.batch_sampler.'
-NO_PROJECTOR = {f'{HEAD}projector': None, f'{HEAD}predictor': None, f'{HEAD}proj_channels': None}
+MLP = dict(type='NonLinearNeck', out_channels=128, with_avg_pool=False, with_last_bn=False, norm_cfg=dict(type='BN1d'))
+PROJECTOR = {f'{HEAD}projector': dict(MLP, in_channels=64, hid_channels=128), f'{HEAD}proj_channels': 128}
+PREDICTOR = {**PROJECTOR, f'{HEAD}predictor': dict(MLP, in_channels=128, hid_channels=64)}
 CE = {f'{HEAD}loss_uniform.tau': 0.0, f'{HEAD}loss_rebalanced.tau': 0.0}
 NATURAL = {f'{SAMPLER}q': 1.0, f'{SAMPLER}progressive': False}
 # half the epochs, as each image is passed twice
 TWICE = {'train_dataloader.batch_size': 64, 'train_cfg.max_epochs': 80, 'train_cfg.val_interval': 80,
          'param_scheduler.1.end': 80, 'param_scheduler.1.T_max': 75}
 SWITCHES = {  # name: settings that differ from the default
-    'without HyCon': {f'{HEAD}hycon': None, **NO_PROJECTOR},
+    'without HyCon': {f'{HEAD}hycon': None},
     'without P2P': {f'{HEAD}p2p': None},
     'without GBBN: natural samples, CE': {**NATURAL, **CE},
     're-balanced by the sampler alone': CE,
@@ -47,15 +49,14 @@ SWITCHES = {  # name: settings that differ from the default
     'HyCon: InfoNCE': {f'{HYCON}negatives': True},
     'HyCon: InfoNCE, temperature 0.5': {f'{HYCON}negatives': True, f'{HYCON}temperature': 0.5},
     'HyCon: InfoNCE, samples of the class too': {f'{HYCON}negatives': True, f'{HYCON}positives': ['class', 'mean']},
-    'HyCon: raw features': NO_PROJECTOR,
-    'HyCon: no predictor': {f'{HEAD}predictor': None},
+    'HyCon: projector': PROJECTOR,
+    'HyCon: projector and predictor': PREDICTOR,
+    'HyCon: projector and predictor, weight 0.05': {**PREDICTOR, f'{HYCON}loss_weight': 0.05},
     'HyCon: no stop-gradient': {f'{HYCON}stop_gradient': False},
     'HyCon: class-balanced anchors': {f'{HYCON}class_balanced': True},
     'HyCon: means of the batch': {f'{HEAD}momentum': 0.0},
-    'HyCon: weight 0.01': {f'{HYCON}loss_weight': 0.01},
-    'HyCon: weight 0.5': {f'{HYCON}loss_weight': 0.5},
-    'P2P: weight 0.02': {f'{P2P}classifier_weight': 0.02},
-    'P2P: weight 1': {f'{P2P}classifier_weight': 1.0},
+    **{f'HyCon: weight {weight}': {f'{HYCON}loss_weight': weight} for weight in (0.05, 1.0, 2.0, 5.0)},
+    **{f'P2P: weight {weight}': {f'{P2P}classifier_weight': weight} for weight in (0.02, 0.5, 1.0)},
     'P2P: means as well, 0.02': {f'{P2P}means_weight': 0.02},
     'P2P: cross pairs as well, 0.02': {f'{P2P}cross_weight': 0.02},
     'P2P: hinge': {f'{P2P}target': 'hinge'},
@@ -151,6 +152,8 @@ class Table:
         """Paired by seed."""
         paired = [self.value(name, seed, group) - self.value(default, seed, group)
                   for seed in self.seeds(name) if seed in self.seeds(default)]
+        if not paired:
+            return ''
         return f'{np.mean(paired):+.1f}' + (f' ± {np.std(paired, ddof=1):.1f}' if len(paired) > 1 else '')
 
 

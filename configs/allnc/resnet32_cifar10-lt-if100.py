@@ -12,13 +12,8 @@ model = dict(
         in_channels=64,
         loss_uniform=dict(type='LogitAdjustedLoss', tau=1.1),
         loss_rebalanced=dict(type='LogitAdjustedLoss', tau=1.5),
-        hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.05),
+        hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.5),
         p2p=dict(type='P2PLoss', means_weight=0.0, classifier_weight=0.1, cross_weight=0.0),
-        projector=dict(type='NonLinearNeck', in_channels=64, hid_channels=128, out_channels=128, with_avg_pool=False,
-                       with_last_bn=False, norm_cfg=dict(type='BN1d')),
-        predictor=dict(type='NonLinearNeck', in_channels=128, hid_channels=64, out_channels=128, with_avg_pool=False,
-                       with_last_bn=False, norm_cfg=dict(type='BN1d')),
-        proj_channels=128,
     ))
 train_dataloader = dict(batch_sampler=dict(type='BilateralSampler', q=0.0, progressive=True))
 default_hooks = dict(gbbn=dict(type='GBBNHook', gamma=2.0))
