@@ -105,14 +105,20 @@ def changes(name):
     return options
 
 
+def job_settings(args, protocol, name, seed):
+    """Config of a job's method, and its settings to override."""
+    config = config_of(JOBS[name][0])
+    return config, protocols.settings(args, protocol, seed, config, changes(name))
+
+
 def train_job(args, protocol, name, seed):
     """Train a method with one change; in a worker."""
     method, change = JOBS[name]
+    config, options = job_settings(args, protocol, name, seed)
     if change == CLASS_MEANS:
-        return class_means(protocols.folder(args, protocol, method, seed))
-    options = protocols.settings(args, protocol, seed, config_of(method), changes(name))
-    return protocols.train(config_of(method), options, protocols.folder(args, f'ablation_{protocol}', name, seed),
-                           args.device_augmentation)
+        return dict(settings=protocols.fingerprint_of(config, options),
+                    **class_means(protocols.folder(args, protocol, method, seed)))
+    return protocols.train(config, options, protocols.folder(args, f'ablation_{protocol}', name, seed), args)
 
 
 def class_means(work_dir):
@@ -210,7 +216,8 @@ def main():
     if args.command == 'run':
         path, done = results(args.protocol)
         protocols.work_on([(path, dict(name=name, seed=seed), (args.protocol, name, seed)) for seed in args.seeds
-                           for name in args.only or JOBS if (name, seed) not in done], train_job, args)
+                           for name in args.only or JOBS if protocols.is_missing(
+                               done, name, seed, *job_settings(args, args.protocol, name, seed))], train_job, args)
         return
     for mark, table in TABLES.items():
         if args.into:

@@ -9,14 +9,17 @@ cifar10-if50 (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs); cifar10-
 many in all as at factor 100); or cifar100-if100 (the published set of 10,847 images, 30 image-epochs). A run that was
 killed resumes from its last checkpoint; a finished one is a line in results/PROTOCOL.jsonl. Choices are made on the
 validation split alone, cut from the training pool; CIFAR-100 has none, and nothing is chosen on it but the post-hoc
-shift. The table is printed from that file, so numbers and configs cannot drift.
+shift. The table is printed from that file, and each line has the fingerprint of its settings: a run whose config has
+changed since counts as not done and starts anew, so numbers and configs cannot drift.
 """
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +73,11 @@ SKIPPED = {
     'cifar10-balanced': ('LA', 'LA + mixture', 'CB-CE', 'CE-DRW'),  # equal counts make them CE
     'cifar100-if100': ('tau-norm', ),  # its exponent needs validation images
 }
+# settings of a config that decide a trained network; and those among them that depend on the machine, or only tell
+TRAINING = ('model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
+            'default_hooks', 'custom_hooks')
+INCIDENTAL = ('data_root', 'checkpoint', 'num_workers', 'persistent_workers', 'pin_memory', 'val_begin', 'val_interval',
+              'logger')
 COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier',
            'tail_cosine')
 
@@ -93,38 +101,82 @@ def start_worker():
     torch.set_num_threads(1)
 
 
-def train(config, options, work_dir, device_augmentation=False):
+def fingerprint(cfg):
+    """Twelve hexadecimal digits of the settings of a config that decide the trained network.
+
+    Left out are the seed, paths, what the machine decides, unset keys, and whether the samples are augmented one by
+    one or as whole batches (draws of one distribution).
+    """
+    def decisive(node):
+        if isinstance(node, dict):
+            found = {key: decisive(value) for key, value in node.items() if key not in INCIDENTAL}
+            return {key: value for key, value in found.items() if value not in (None, [])}
+        if isinstance(node, (list, tuple)):
+            return [decisive(item) for item in node if not (isinstance(item, dict)
+                                                            and item.get('type') == 'DeviceAugmentationHook')]
+        return node
+
+    settings = decisive({key: cfg.to_dict().get(key) for key in TRAINING})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def fingerprint_of(config, options):
+    """That of a config with settings to override, by dotted names."""
+    from mmengine.config import Config
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    return fingerprint(cfg)
+
+
+def train(config, options, work_dir, args):
     """Train a config, or what is left of it, and evaluate its last checkpoint, in this process.
 
     Args:
         config (str): Path of the config.
         options (dict): Settings to override, by dotted names.
-        work_dir (str): Folder of the run; its driver.log gets all output.
-        device_augmentation (bool): Augment whole batches on the device.
+        work_dir (str): Folder of the run; its driver.log gets all output. What a run of other settings left is removed.
+        args (Namespace): Has ``device_augmentation``: augment whole batches on the device; and ``best_epoch``: also
+            evaluate ten epochs of the second half on the test split.
 
     Returns:
-        dict: That of :func:`evaluate`, and the ``minutes``.
+        dict: That of :func:`evaluate`, the ``settings``' fingerprint, the ``minutes``, and, if asked for, the
+        ``best_epoch``'s accuracy on the test split.
     """
     import allnc_mm  # noqa: F401 isort: skip
+    from mmengine.config import Config
+
     from allnc_mm.engine.launch import build_runner, latest_checkpoint, load_config
-    work_dir = Path(work_dir)
+    work_dir, settings = Path(work_dir), fingerprint_of(config, options)
+    before = work_dir / Path(config).name  # mmengine's copy
+    if before.exists() and fingerprint(Config.fromfile(before)) != settings:
+        shutil.rmtree(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
-    args = argparse.Namespace(config=str(config), cfg_options=options, work_dir=str(work_dir), launcher='none',
-                              local_rank=0, no_pin_memory=True, no_persistent_workers=True)
     start = time.time()
     with open(work_dir / 'driver.log', 'a') as log, redirect_stdout(log), redirect_stderr(log):
-        cfg = load_config(args)
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        cfg = load_config(argparse.Namespace(
+            config=str(config), cfg_options=options, work_dir=str(work_dir), launcher='none', local_rank=0,
+            no_pin_memory=True, no_persistent_workers=True))
+        if args.best_epoch:
+            cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+            cfg.train_cfg.val_interval = max(1, cfg.train_cfg.max_epochs // 20)
+            cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs // 2 + 1
+        else:
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         cfg.experiment_name = f'{work_dir.parent.name}_{work_dir.name}_{start}'
         cfg.train_dataloader.num_workers = cfg.test_dataloader.num_workers = 0
-        if device_augmentation:
+        if args.device_augmentation:
             cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='DeviceAugmentationHook')]
         checkpoint = latest_checkpoint(str(work_dir))
         if checkpoint:
             cfg.resume, cfg.load_from = True, checkpoint
         build_runner(cfg).train()
         minutes = round((time.time() - start) / 60, 1)
-        return dict(minutes=minutes, **evaluate(work_dir))
+        result = dict(settings=settings, minutes=minutes, **evaluate(work_dir))
+    if args.best_epoch:
+        logged = [json.loads(line) for file in work_dir.glob('*/vis_data/scalars.json') for line in open(file)]
+        result['best_epoch'] = max([line[key] for line in logged if (key := 'long_tail/overall') in line]
+                                   + [result['test']['overall']])
+    return result
 
 
 def folder(args, protocol, name, seed):
@@ -178,19 +230,25 @@ def cifar100_settings(config, changes):
     return out
 
 
+def job_settings(args, protocol, name, seed):
+    """Config of a job, and its settings to override."""
+    config = ROOT / 'configs' / METHODS[name].format(PROTOCOLS[protocol][0])
+    return config, settings(args, protocol, seed, config)
+
+
 def train_job(args, protocol, name, seed):
     """Train one job; in a worker."""
-    config = ROOT / 'configs' / METHODS[name].format(PROTOCOLS[protocol][0])
-    options = settings(args, protocol, seed, config)
+    config, options = job_settings(args, protocol, name, seed)
     if name in SECOND_STAGE:
         from allnc_mm.visualization.runs import find_run
         if ('CE', seed) not in results(protocol)[1]:
             raise ValueError(f'{name} starts from the CE run of seed {seed}, which is not finished; run CE first.')
         stage1 = find_run(str(folder(args, protocol, 'CE', seed)))[:2]
         if name == 'tau-norm':
-            return tau_norm(*stage1, folder(args, protocol, name, seed))
+            return dict(settings=fingerprint_of(config, options),
+                        **tau_norm(*stage1, folder(args, protocol, name, seed)))
         options.update(dict.fromkeys(SECOND_STAGE[name], stage1[1]))
-    return train(config, options, folder(args, protocol, name, seed), args.device_augmentation)
+    return train(config, options, folder(args, protocol, name, seed), args)
 
 
 def tau_norm(config, checkpoint, work_dir):
@@ -208,6 +266,11 @@ def tau_norm(config, checkpoint, work_dir):
     return dict(minutes=round((time.time() - start) / 60, 1), **evaluate(work_dir))
 
 
+def is_missing(done, name, seed, config, options):
+    """Whether a run is not among the finished ones with the present settings."""
+    return done.get((name, seed), {}).get('settings') != fingerprint_of(config, options)
+
+
 def run(args):
     """Train what is not done yet."""
     todo = []
@@ -217,7 +280,8 @@ def run(args):
         names = args.only or [name for name, config in METHODS.items()
                               if name not in skipped and (ROOT / 'configs' / config.format(stem)).exists()]
         todo += [(path, dict(name=name, seed=seed, config=METHODS[name].format(stem)), (protocol, name, seed))
-                 for seed in args.seeds for name in names if (name, seed) not in done]
+                 for seed in args.seeds for name in names
+                 if is_missing(done, name, seed, *job_settings(args, protocol, name, seed))]
     for second in (False, True):  # second stages find their CE runs done
         work_on([job for job in todo if (job[1]['name'] in SECOND_STAGE) == second], train_job, args)
 
@@ -315,7 +379,10 @@ def evaluate(work_dir):
 
 
 def table(protocol):
-    """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation."""
+    """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation.
+
+    'best epoch' is what choosing it on the test split would add to `overall`, with the number of seeds that tell.
+    """
     import numpy as np
     records = results(protocol)[1].values()
     rows = {name: [r for r in records if r['name'] == name] for name in METHODS}
@@ -326,9 +393,12 @@ def table(protocol):
         return f'{np.mean(values):.{digits}f}{spread}'
 
     lines = [f'`{protocol}`: test split, last epoch, mean ± standard deviation over seeds', '',
-             '| method | seeds | ' + ' | '.join(COLUMNS) + ' | minutes |', '| --- ' * (len(COLUMNS) + 3) + '|']
+             '| method | seeds | ' + ' | '.join(COLUMNS) + ' | best epoch | minutes |',
+             '| --- ' * (len(COLUMNS) + 4) + '|']
     for name, found in rows.items():
         cells = [cell([r['test'][c] for r in found], 3 if 'cos' in c else 1) for c in COLUMNS]
+        gains = [r['best_epoch'] - r['test']['overall'] for r in found if 'best_epoch' in r]
+        cells.append(f'+{np.mean(gains):.1f} ({len(gains)})' if gains else '')
         minutes = np.mean([r['minutes'] for r in found])
         lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
     lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
@@ -365,6 +435,8 @@ def add_run_arguments(parser):
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, one CPU thread each')
     parser.add_argument('--device-augmentation', action='store_true', help='DeviceAugmentationHook; for GPUs')
+    parser.add_argument('--best-epoch', action='store_true',
+                        help='also evaluate ten epochs of the second half on the test split')
     parser.add_argument('--data-root', help='default: that of the config')
     parser.add_argument('--work-dirs', default='work_dirs/protocols')
 

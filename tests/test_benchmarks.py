@@ -51,6 +51,32 @@ def test_every_method_of_a_record_has_its_config():
             assert (ROOT / 'configs' / record['config']).is_file()
 
 
+@pytest.mark.parametrize('study', [protocols, ablation])
+def test_every_record_is_of_the_present_settings(study):
+    args = argparse.Namespace(data_root=None)
+    for protocol in study.PROTOCOLS:
+        stale = [key for key, record in study.results(protocol)[1].items()
+                 if record['settings'] != protocols.fingerprint_of(*study.job_settings(args, protocol, *key))]
+        assert not stale, f'{protocol}: the configs of {stale} have changed since they ran; `run {protocol}` runs them'
+
+
+def test_a_fingerprint_sees_what_decides_the_network_alone():
+    args = argparse.Namespace(data_root=None)
+    config, options = protocols.job_settings(args, 'cifar10-if100', 'AllNC', 0)
+    known = protocols.fingerprint_of(config, options)
+    incidental = {'randomness.seed': 1, 'train_dataloader.dataset.data_root': 'elsewhere', 'work_dir': 'elsewhere',
+                  'train_cfg.val_interval': 7, 'custom_hooks': [dict(type='CleanBNHook'),
+                                                                dict(type='DeviceAugmentationHook')]}
+    assert protocols.fingerprint_of(config, {**options, **incidental}) == known
+    for change in ({'model.head.hycon.loss_weight': 0.4}, {'train_dataloader.dataset.n_max': 400},
+                   {'custom_hooks': []}, {'optim_wrapper.optimizer.weight_decay': 1e-3}):
+        assert protocols.fingerprint_of(config, {**options, **change}) != known
+    done = {('AllNC', 0): dict(settings=known)}
+    assert not protocols.is_missing(done, 'AllNC', 0, config, options)
+    assert protocols.is_missing(done, 'AllNC', 1, config, options)
+    assert protocols.is_missing(done, 'AllNC', 0, config, {**options, 'train_cfg.max_epochs': 1})
+
+
 def test_a_file_without_marks_is_refused(tmp_path):
     (tmp_path / 'empty.md').write_text('nothing')
     with pytest.raises(SystemExit, match='has no marks'):
