@@ -392,13 +392,14 @@ def table(protocol):
         spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
         return f'{np.mean(values):.{digits}f}{spread}'
 
+    best_epoch = ('best epoch', ) if any('best_epoch' in r for r in records) else ()
     lines = [f'`{protocol}`: test split, last epoch, mean ± standard deviation over seeds', '',
-             '| method | seeds | ' + ' | '.join(COLUMNS) + ' | best epoch | minutes |',
-             '| --- ' * (len(COLUMNS) + 4) + '|']
+             '| method | seeds | ' + ' | '.join((*COLUMNS, *best_epoch)) + ' | minutes |',
+             '| --- ' * (len(COLUMNS) + len(best_epoch) + 3) + '|']
     for name, found in rows.items():
         cells = [cell([r['test'][c] for r in found], 3 if 'cos' in c else 1) for c in COLUMNS]
         gains = [r['best_epoch'] - r['test']['overall'] for r in found if 'best_epoch' in r]
-        cells.append(f'+{np.mean(gains):.1f} ({len(gains)})' if gains else '')
+        cells += [f'+{np.mean(gains):.1f} ({len(gains)})' if gains else '' for _ in best_epoch]
         minutes = np.mean([r['minutes'] for r in found])
         lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
     lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
