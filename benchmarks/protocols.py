@@ -42,12 +42,18 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'BBN': 'bbn/{}.py',
     'mixup': 'mixup/{}.py',
     'CB-CE': 'cb/{}.py',
+    'CB-CE + mixture': 'cb/{}_mixture.py',
     'CE-DRW': 'cb/{}_drw.py',
+    'CE-DRW + mixture': 'cb/{}_drw_mixture.py',
     'focal': 'focal/{}.py',
     'LDAM-DRW': 'ldam/{}.py',
+    'LDAM-DRW + mixture': 'ldam/{}_mixture.py',
     'cRT': 'crt/{}.py',
+    'cRT + mixture': 'crt/{}.py',
     'LWS': 'lws/{}.py',
+    'LWS + mixture': 'lws/{}.py',
     'tau-norm': 'ce/{}.py',
+    'tau-norm + mixture': 'ce/{}_mixture.py',
     'SupCon': 'supcon/{}.py',
     'BCL': 'bcl/{}.py',
     'ProCo': 'proco/{}.py',
@@ -56,11 +62,11 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'AllNC without mixture': 'allnc/{}_clean.py',
     'AllNC': 'allnc/{}.py',
 }
-SECOND_STAGE = {  # of a CE run of the same seed: settings that take its checkpoint
-    'cRT': ['model.backbone.init_cfg.checkpoint'],
-    'LWS': ['model.backbone.init_cfg.checkpoint', 'model.head.init_cfg.checkpoint'],
-    'tau-norm': [],
-}
+SECOND_STAGE = {f'{name}{views}': (f'CE{views}', keys)  # a run of the same seed, settings that take its checkpoint
+                for views in ('', ' + mixture')
+                for name, keys in {'cRT': ['model.backbone.init_cfg.checkpoint'],
+                                   'LWS': ['model.backbone.init_cfg.checkpoint', 'model.head.init_cfg.checkpoint'],
+                                   'tau-norm': []}.items()}
 PROTOCOLS = {  # name: (stem, overrides of the data sets)
     'digits': (DIGITS, dict(val_per_class=24)),
     'cifar10-if100': (MINI, dict(imb_factor=100)),
@@ -69,9 +75,9 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
     'cifar100-if100': (MINI, dict(type='CIFAR100LT', imb_factor=100, val_per_class=0)),
 }
 SKIPPED = {
-    'digits': ('tau-norm', ),  # make train's job: a few methods
-    'cifar10-balanced': ('LA', 'LA + mixture', 'CB-CE', 'CE-DRW'),  # equal counts make them CE
-    'cifar100-if100': ('tau-norm', ),  # its exponent needs validation images
+    'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
+    'cifar10-balanced': ('LA', 'LA + mixture', 'CB-CE', 'CB-CE + mixture', 'CE-DRW', 'CE-DRW + mixture'),  # as CE
+    'cifar100-if100': ('tau-norm', 'tau-norm + mixture'),  # its exponent needs validation images
 }
 # settings of a config that decide a trained network; and those among them that depend on the machine, or only tell
 TRAINING = ('model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
@@ -241,13 +247,14 @@ def train_job(args, protocol, name, seed):
     config, options = job_settings(args, protocol, name, seed)
     if name in SECOND_STAGE:
         from allnc_mm.visualization.runs import find_run
-        if ('CE', seed) not in results(protocol)[1]:
-            raise ValueError(f'{name} starts from the CE run of seed {seed}, which is not finished; run CE first.')
-        stage1 = find_run(str(folder(args, protocol, 'CE', seed)))[:2]
-        if name == 'tau-norm':
+        first, keys = SECOND_STAGE[name]
+        if (first, seed) not in results(protocol)[1]:
+            raise ValueError(f'{name} starts from {first} of seed {seed}, which is not finished; run {first} first.')
+        stage1 = find_run(str(folder(args, protocol, first, seed)))[:2]
+        if name.startswith('tau-norm'):
             return dict(settings=fingerprint_of(config, options),
                         **tau_norm(*stage1, folder(args, protocol, name, seed)))
-        options.update(dict.fromkeys(SECOND_STAGE[name], stage1[1]))
+        options.update(dict.fromkeys(keys, stage1[1]))
     return train(config, options, folder(args, protocol, name, seed), args)
 
 
@@ -282,7 +289,7 @@ def run(args):
         todo += [(path, dict(name=name, seed=seed, config=METHODS[name].format(stem)), (protocol, name, seed))
                  for seed in args.seeds for name in names
                  if is_missing(done, name, seed, *job_settings(args, protocol, name, seed))]
-    for second in (False, True):  # second stages find their CE runs done
+    for second in (False, True):  # second stages find their first ones done
         work_on([job for job in todo if (job[1]['name'] in SECOND_STAGE) == second], train_job, args)
 
 
@@ -416,10 +423,10 @@ def table(protocol):
 def with_own_columns(text):
     """A page of configs/ with our accuracy behind each mark <!-- own FOLDER/STEM -->, as far as it has been run."""
     import numpy as np
-    found = {}
+    found, method = {}, {config: name for name, config in reversed(METHODS.items())}  # the first of a config
     for protocol in ('digits', 'cifar10-if100'):  # the settings of the configs as they stand
         for (name, _), record in results(protocol)[1].items():
-            if name == 'tau-norm':  # the config of its CE run
+            if name != method[METHODS[name]]:
                 continue
             found.setdefault(record['config'].removesuffix('.py'), []).append(record['test']['overall'])
 

@@ -56,7 +56,7 @@ def test_every_record_is_of_the_present_settings(study):
     args = argparse.Namespace(data_root=None)
     for protocol in study.PROTOCOLS:
         stale = [key for key, record in study.results(protocol)[1].items()
-                 if record['settings'] != protocols.fingerprint_of(*study.job_settings(args, protocol, *key))]
+                 if record.get('settings') != protocols.fingerprint_of(*study.job_settings(args, protocol, *key))]
         assert not stale, f'{protocol}: the configs of {stale} have changed since they ran; `run {protocol}` runs them'
 
 
@@ -127,7 +127,7 @@ def test_cifar100_changes_classes_and_budget_alone(name):
     assert hundred.train_dataloader.dataset.type == 'CIFAR100LT' and hundred.randomness.seed == 3
     assert hundred.data_preprocessor.mean != ten.data_preprocessor.mean
     views = ten.train_cfg.max_epochs / hundred.train_cfg.max_epochs
-    assert views == (1 if name in ('cRT', 'LWS') else pytest.approx(160 / 30, rel=0.07))
+    assert views == (1 if name.startswith(('cRT', 'LWS')) else pytest.approx(160 / 30, rel=0.07))
     last = hundred.param_scheduler[-1]  # reaches 0 with the last iteration
     assert last.end == hundred.train_cfg.max_epochs and last.T_max == last.end - last.get('begin', 0)
     for part in (hundred.model.backbone, hundred.model.head):
