@@ -388,7 +388,8 @@ def evaluate(work_dir):
 def table(protocol):
     """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation.
 
-    'best epoch' is what choosing it on the test split would add to `overall`, with the number of seeds that tell.
+    'best epoch' is what choosing it on the test split would add to `overall`, with the number of seeds that tell;
+    'AllNC leads by' is its difference in `overall`, paired by seed, with the number of seeds that both have.
     """
     import numpy as np
     records = results(protocol)[1].values()
@@ -410,13 +411,17 @@ def table(protocol):
         minutes = np.mean([r['minutes'] for r in found])
         lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
     lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
-              '| method | seeds | tau | statistics | overall | many | medium | few |', '| --- ' * 8 + '|']
-    for name, found in rows.items():
-        kind = max(('running', 'precise'), key=lambda k: np.mean([r['tuned'][k]['val']['overall'] for r in found]))
-        best = [r['tuned'][kind] for r in found]
-        cells = [cell([b['test'][group] for b in best]) for group in ('overall', 'many', 'medium', 'few')]
-        lines.append(f'| {name} | {len(found)} | {np.mean([b["tau"] for b in best]):.2f} | {kind} | '
-                     + ' | '.join(cells) + ' |')
+              '| method | seeds | tau | statistics | overall | many | medium | few | AllNC leads by |', '| --- ' * 9 + '|']
+    kinds = {name: max(('running', 'precise'), key=lambda k: np.mean([r['tuned'][k]['val']['overall'] for r in found]))
+             for name, found in rows.items()}
+    best = {name: {r['seed']: r['tuned'][kinds[name]] for r in found} for name, found in rows.items()}
+    allnc = best.get('AllNC', {})
+    for name, runs in best.items():
+        cells = [cell([b['test'][group] for b in runs.values()]) for group in ('overall', 'many', 'medium', 'few')]
+        lead = [allnc[seed]['test']['overall'] - b['test']['overall'] for seed, b in runs.items() if seed in allnc]
+        cells.append(f'{cell(lead)} ({len(lead)})' if lead and name != 'AllNC' else '')  # paired by seed
+        tau = np.mean([b['tau'] for b in runs.values()])
+        lines.append(f'| {name} | {len(runs)} | {tau:.2f} | {kinds[name]} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 

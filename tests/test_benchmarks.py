@@ -118,6 +118,23 @@ def test_the_tables_of_the_ablation_pair_seeds(monkeypatch):
     assert lines[-1] == f'| {idea} |  |  | -1.0 / -2.0 (1) |'
 
 
+def test_the_lead_of_allnc_pairs_seeds(monkeypatch):
+    def record(name, seed, overall, **more):
+        kind = dict(tau=0.5, **{split: dict.fromkeys(('overall', 'many', 'medium', 'few'), overall)
+                                for split in ('val', 'test')})
+        worse = dict(kind, val=dict.fromkeys(kind['val'], overall - 5))
+        return dict(name=name, seed=seed, minutes=1, test=dict.fromkeys(protocols.COLUMNS, overall),
+                    tuned=dict(running=worse, precise=kind), **more)
+
+    runs = [record('CE', 0, 40, best_epoch=42), record('CE', 1, 41), record('AllNC', 1, 45), record('AllNC', 2, 90)]
+    monkeypatch.setattr(protocols, 'results', lambda protocol: (None, {(r['name'], r['seed']): r for r in runs}))
+    first, second = (block.splitlines() for block in protocols.table('digits').split('\n\nWith'))
+    assert first[2].endswith('| best epoch | minutes |')
+    assert first[4].endswith('| +2.0 (1) | 1 |') and first[5].endswith('|  | 1 |')
+    assert second[4] == '| CE | 2 | 0.50 | precise |' + ' 40.5 ± 0.7 |' * 4 + ' 4.0 (1) |'
+    assert second[5].endswith('|  |')
+
+
 @pytest.mark.parametrize('name', protocols.METHODS)
 def test_cifar100_changes_classes_and_budget_alone(name):
     config = ROOT / 'configs' / protocols.METHODS[name].format(protocols.MINI)
