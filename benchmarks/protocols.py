@@ -1,7 +1,8 @@
 """Small protocols that two CPU cores can carry: every method, several seeds, equal image budget, last epoch.
 
 python benchmarks/protocols.py run PROTOCOL [--only NAME ...] [--jobs 2]     trains what is not done yet
-python benchmarks/protocols.py table PROTOCOL [--into FILE]                  prints the table from the logs
+python benchmarks/protocols.py table PROTOCOL [--into FILE]                  prints the table from the logs; PROTOCOL
+                                                                             summary: one line for each method
 python benchmarks/protocols.py own                                           writes the own columns of configs/
 
 PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs); cifar10-if100 or
@@ -385,6 +386,27 @@ def evaluate(work_dir):
     return out
 
 
+def by_method(protocol):
+    """The finished runs of each method that has some."""
+    rows = {name: [] for name in METHODS}
+    for record in results(protocol)[1].values():
+        rows[record['name']].append(record)
+    return {name: found for name, found in rows.items() if found}
+
+
+def tuned(found):
+    """The BatchNorm statistics that are better on validation over all seeds, and the results with them by seed."""
+    kind = max(('running', 'precise'), key=lambda kind: sum(r['tuned'][kind]['val']['overall'] for r in found))
+    return kind, {r['seed']: r['tuned'][kind] for r in found}
+
+
+def cell(values, digits=1):
+    """Mean, and standard deviation if there are several."""
+    import numpy as np
+    spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
+    return f'{np.mean(values):.{digits}f}{spread}'
+
+
 def table(protocol):
     """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation.
 
@@ -392,15 +414,8 @@ def table(protocol):
     'AllNC leads by' is its difference in `overall`, paired by seed, with the number of seeds that both have.
     """
     import numpy as np
-    records = results(protocol)[1].values()
-    rows = {name: [r for r in records if r['name'] == name] for name in METHODS}
-    rows = {name: found for name, found in rows.items() if found}
-
-    def cell(values, digits=1):
-        spread = f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else ''
-        return f'{np.mean(values):.{digits}f}{spread}'
-
-    best_epoch = ('best epoch', ) if any('best_epoch' in r for r in records) else ()
+    rows = by_method(protocol)
+    best_epoch = ('best epoch', ) if any('best_epoch' in r for found in rows.values() for r in found) else ()
     lines = [f'`{protocol}`: test split, last epoch, mean ± standard deviation over seeds', '',
              '| method | seeds | ' + ' | '.join((*COLUMNS, *best_epoch)) + ' | minutes |',
              '| --- ' * (len(COLUMNS) + len(best_epoch) + 3) + '|']
@@ -411,17 +426,38 @@ def table(protocol):
         minutes = np.mean([r['minutes'] for r in found])
         lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
     lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
-              '| method | seeds | tau | statistics | overall | many | medium | few | AllNC leads by |', '| --- ' * 9 + '|']
-    kinds = {name: max(('running', 'precise'), key=lambda k: np.mean([r['tuned'][k]['val']['overall'] for r in found]))
-             for name, found in rows.items()}
-    best = {name: {r['seed']: r['tuned'][kinds[name]] for r in found} for name, found in rows.items()}
-    allnc = best.get('AllNC', {})
-    for name, runs in best.items():
+              '| method | seeds | tau | statistics | overall | many | medium | few | AllNC leads by |',
+              '| --- ' * 9 + '|']
+    allnc = tuned(rows.get('AllNC', []))[1]
+    for name, found in rows.items():
+        kind, runs = tuned(found)
         cells = [cell([b['test'][group] for b in runs.values()]) for group in ('overall', 'many', 'medium', 'few')]
         lead = [allnc[seed]['test']['overall'] - b['test']['overall'] for seed, b in runs.items() if seed in allnc]
         cells.append(f'{cell(lead)} ({len(lead)})' if lead and name != 'AllNC' else '')  # paired by seed
         tau = np.mean([b['tau'] for b in runs.values()])
-        lines.append(f'| {name} | {len(runs)} | {tau:.2f} | {kinds[name]} | ' + ' | '.join(cells) + ' |')
+        lines.append(f'| {name} | {len(runs)} | {tau:.2f} | {kind} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def summary():
+    """`overall` on the test split of every protocol, as trained and tuned, as Markdown."""
+    import numpy as np
+    names = [protocol for protocol in PROTOCOLS if protocol != 'digits']
+    found = {protocol: by_method(protocol) for protocol in names}
+    last = {p: {name: [r['test']['overall'] for r in runs] for name, runs in found[p].items()} for p in names}
+    best = {p: {name: [b['test']['overall'] for b in tuned(runs)[1].values()] for name, runs in found[p].items()}
+            for p in names}
+    lines = ['Test split, `overall`: last epoch as trained / with tau and BatchNorm statistics from validation (seeds)',
+             '', '| method | ' + ' | '.join(f'`{p}`' for p in names) + ' |', '| --- ' * (len(names) + 1) + '|']
+    for name in METHODS:
+        cells = []
+        for p in names:
+            text = f'{cell(best[p][name])} ({len(best[p][name])})' if name in best[p] else ''
+            if text and np.mean(best[p][name]) == max(map(np.mean, best[p].values())):
+                text = f'**{text}**'
+            cells.append(f'{np.mean(last[p][name]):.1f} / {text}' if text else '')
+        if any(cells):
+            lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
@@ -462,19 +498,21 @@ def main():
     run_.add_argument('--only', nargs='+', choices=METHODS, metavar='NAME', help='default: all that have a config')
     add_run_arguments(run_)
     show = commands.add_parser('table')
-    show.add_argument('protocol', choices=PROTOCOLS)
+    show.add_argument('protocol', choices=(*PROTOCOLS, 'summary'), help='summary: `overall` in every protocol')
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks of the protocol')
     commands.add_parser('own', help='write the own columns of configs/*/README.md')
     args = parser.parse_args()
     if args.command == 'run':
-        run(args)
-    elif args.command == 'own':
+        return run(args)
+    if args.command == 'own':
         for page in (ROOT / 'configs').glob('*/README.md'):
             page.write_text(with_own_columns(page.read_text()))
-    elif args.into:
-        markdown_tables.insert(args.into, args.protocol, table(args.protocol))
+        return
+    text = summary() if args.protocol == 'summary' else table(args.protocol)
+    if args.into:
+        markdown_tables.insert(args.into, args.protocol, text)
     else:
-        print(table(args.protocol))
+        print(text)
 
 
 if __name__ == '__main__':

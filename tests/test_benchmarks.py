@@ -17,11 +17,12 @@ from allnc_mm.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLNC = 'configs/allnc/README.md'
-TABLES = [('README.md', 'cifar10-if100'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'),
+TABLES = [('README.md', 'summary'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'),
           (ALLNC, 'cifar10-if50'), (ALLNC, 'cifar100-if100'), (ALLNC, 'cifar10-balanced'),
           (ALLNC, 'digits'), (ALLNC, 'ideas'), *((ALLNC, f'ablation {protocol}') for protocol in ablation.PROTOCOLS),
           ('docs/gnc.md', 'softmax-growth'), ('configs/seg/README.md', 'camvid')]
-SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'camvid': lambda: camvid.table(camvid.RESULTS)}
+SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'summary': protocols.summary,
+           'camvid': lambda: camvid.table(camvid.RESULTS)}
 
 
 @pytest.mark.parametrize('page, mark', TABLES)
