@@ -111,22 +111,25 @@ def job_settings(args, protocol, name, seed):
     return config, protocols.settings(args, protocol, seed, config, changes(name))
 
 
+def job_fingerprint(args, protocol, name, seed):
+    return protocols.fingerprint_of(*job_settings(args, protocol, name, seed))
+
+
 def train_job(args, protocol, name, seed):
     """Train a method with one change; in a worker."""
     method, change = JOBS[name]
-    config, options = job_settings(args, protocol, name, seed)
     if change == CLASS_MEANS:
-        return dict(settings=protocols.fingerprint_of(config, options),
-                    **class_means(protocols.folder(args, protocol, method, seed)))
-    return protocols.train(config, options, protocols.folder(args, f'ablation_{protocol}', name, seed), args)
+        result = class_means(*protocols.finished_run(args, protocol, method, seed))
+    else:
+        result = protocols.train(*job_settings(args, protocol, name, seed),
+                                 protocols.folder(args, f'ablation_{protocol}', name, seed), args)
+    return dict(settings=job_fingerprint(args, protocol, name, seed), **result)
 
 
-def class_means(work_dir):
+def class_means(config, checkpoint):
     """A finished run with the nearest class mean for its classifier; no shift tau, which it has no use for."""
     start = time.time()
     from allnc_mm.visualization.class_mean_classifier import evaluate_class_means
-    from allnc_mm.visualization.runs import find_run
-    config, checkpoint, _ = find_run(str(work_dir))
     found = {}
     for split in ('val', 'test'):
         result = evaluate_class_means(config, checkpoint, cfg_options={'test_dataloader.dataset.split': split})[0]
@@ -154,13 +157,17 @@ class Table:
     def accuracy(self, name, group, tau=''):
         return f'{np.mean([self.value(name, seed, group, tau) for seed in self.seeds(name)]):.1f}'
 
-    def difference(self, name, default, group):
-        """Paired by seed."""
-        paired = [self.value(name, seed, group) - self.value(default, seed, group)
-                  for seed in self.seeds(name) if seed in self.seeds(default)]
-        if not paired:
-            return ''
-        return f'{np.mean(paired):+.1f}' + (f' ± {np.std(paired, ddof=1):.1f}' if len(paired) > 1 else '')
+    def measure(self, name, measure):
+        return f'{np.mean([self.found[name, seed]["test"][measure] for seed in self.seeds(name)]):.3f}'
+
+    def paired(self, name, default, function, digits=1):
+        """Mean and standard deviation of the differences of ``function(name, seed)``; signed, empty without a pair."""
+        found = [function(name, seed) - function(default, seed)
+                 for seed in self.seeds(name) if seed in self.seeds(default)]
+        return f'{np.mean(found) >= 0 and "+" or ""}{protocols.cell(found, digits)}' if found else ''
+
+    def difference(self, name, default, group, tau=''):
+        return self.paired(name, default, lambda name, seed: self.value(name, seed, group, tau))
 
 
 def switches_table(protocol):
@@ -175,10 +182,13 @@ def switches_table(protocol):
         seeds = cells.seeds(name)
         if not seeds:
             continue
-        row = [cells.accuracy(name, group) if name == DEFAULT else cells.difference(name, DEFAULT, group)
-               for group in ('overall', 'few')]
-        row.append(cells.accuracy(name, 'overall', '_tau0'))
-        row += [f'{np.mean([cells.found[name, seed]["test"][m] for seed in seeds]):.3f}' for m in GEOMETRY]
+        columns = ('overall', ''), ('few', ''), ('overall', '_tau0')
+        if name == DEFAULT:
+            row = [cells.accuracy(name, *column) for column in columns] + [cells.measure(name, m) for m in GEOMETRY]
+        else:
+            row = [cells.difference(name, DEFAULT, *column) for column in columns]
+            row += [cells.paired(name, DEFAULT, lambda n, seed, m=m: cells.found[n, seed]['test'][m], 3)
+                    for m in GEOMETRY]
         lines.append(f'| {ROWS.get(name, name)} | {len(seeds)} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
 
@@ -186,15 +196,19 @@ def switches_table(protocol):
 def ideas_table():
     """What each idea changes for each method, as Markdown: accuracy on validation."""
     cells = Table()
-    lines = ['`cifar10-if100`: validation split, last epoch, post-hoc tau of validation, overall / few (seeds); '
-             'differences from the method as it is, paired by seed', '',
+    lines = ['`cifar10-if100`: validation split, last epoch, post-hoc tau of validation (none for class means and what '
+             'they are compared with), overall / few (seeds); differences from the method as it is, paired by seed', '',
              '| idea | ' + ' | '.join(IDEA_METHODS) + ' |', '| --- ' * (1 + len(IDEA_METHODS)) + '|']
     lines.append('| none | ' + ' | '.join(
         f'{cells.accuracy(m, "overall")} / {cells.accuracy(m, "few")} ({len(cells.seeds(m))})' for m in IDEA_METHODS)
         + ' |')
     for idea in IDEAS:
-        row = [f'{cells.difference(n, m, "overall")} / {cells.difference(n, m, "few")} ({len(cells.seeds(n))})'
-               if cells.seeds(n := f'{idea}: {m}') else '' for m in IDEA_METHODS]
+        tau = '_tau0' if idea == CLASS_MEANS else ''  # which has no shift
+        row = []
+        for method in IDEA_METHODS:
+            seeds = len(cells.seeds(name := f'{idea}: {method}'))
+            both = ' / '.join(cells.difference(name, method, group, tau) for group in ('overall', 'few'))
+            row.append(f'{both} ({seeds})' if seeds else '')
         if any(row):
             lines.append(f'| {idea} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
@@ -218,7 +232,7 @@ def main():
         path, done = results(args.protocol)
         protocols.work_on([(path, dict(name=name, seed=seed), (args.protocol, name, seed)) for seed in args.seeds
                            for name in args.only or JOBS if protocols.is_missing(
-                               done, name, seed, *job_settings(args, args.protocol, name, seed))], train_job, args)
+                               done, name, seed, job_fingerprint(args, args.protocol, name, seed))], train_job, args)
         return
     for mark, table in TABLES.items():
         if args.into:

@@ -2,7 +2,7 @@
 
 python benchmarks/no_weight_decay.py run DATA [--decays 0 0.5]      trains what is not done yet; DATA: digits, cifar10
 python benchmarks/no_weight_decay.py plot [--out FILE]               draws results/no_weight_decay.jsonl
-python benchmarks/no_weight_decay.py table                           first and last values, as Markdown
+python benchmarks/no_weight_decay.py table [--epoch 180]             first and last values (or those of an epoch)
 
 The empirical claim of "An unconstrained layer-peeled perspective on neural collapse" (arXiv 2110.02796), on balanced
 images without augmentation, with AdamW at a constant learning rate. A run that was killed resumes from its last
@@ -116,16 +116,18 @@ def plot(out):
     print(out)
 
 
-def table():
-    """Measures before and after the training."""
+def table(epoch=None):
+    """Measures before the training and after an epoch, by default the last."""
     names = ('nc1', 'nc2_equiangularity_means', 'nc2_equiangularity_classifier', 'nc3', 'nc4_disagreement')
     titles = ('NC1', 'NC2, means', 'NC2, classifier', 'NC3', 'NC4: disagreement')
     lines = ['| data | weight decay | epochs | loss | ' + ' | '.join(titles) + ' | test accuracy |',
              '| --- ' * (len(names) + 5) + '|']
     for (data, decay, _), record in sorted(records().items()):
-        cells = [f'{record[name][0]:.2g} -> {record[name][-1]:.2g}' for name in names]
-        lines.append(f'| {data} | {decay:g} | {record["epoch"][-1]} | {record["loss"][-1]:.2g} | ' + ' | '.join(cells)
-                     + f' | {record["test_accuracy"]:.1f} |')
+        at = record['epoch'].index(epoch) if epoch else -1
+        cells = [f'{record[name][0]:.2g} -> {record[name][at]:.2g}' for name in names]
+        accuracy = '' if epoch else f'{record["test_accuracy"]:.1f}'
+        lines.append(f'| {data} | {decay:g} | {record["epoch"][at]} | {record["loss"][at]:.2g} | ' + ' | '.join(cells)
+                     + f' | {accuracy} |')
     return '\n'.join(lines)
 
 
@@ -140,7 +142,7 @@ def main():
     run.add_argument('--work-dirs', default='work_dirs/no_weight_decay')
     draw = commands.add_parser('plot')
     draw.add_argument('--out', default=str(PICTURE))
-    commands.add_parser('table')
+    commands.add_parser('table').add_argument('--epoch', type=int, help='one that was measured: every fifth')
     args = parser.parse_args()
     if args.command == 'run':
         for decay in args.decays:
@@ -149,7 +151,7 @@ def main():
     elif args.command == 'plot':
         plot(args.out)
     else:
-        print(table())
+        print(table(args.epoch))
 
 
 if __name__ == '__main__':

@@ -143,19 +143,19 @@ def train(config, options, work_dir, args):
         options (dict): Settings to override, by dotted names.
         work_dir (str): Folder of the run; its driver.log gets all output. What a run of other settings left is removed.
         args (Namespace): Has ``device_augmentation``: augment whole batches on the device; and ``best_epoch``: also
-            evaluate ten epochs of the second half on the test split.
+            evaluate about ten epochs of the second half on the test split.
 
     Returns:
-        dict: That of :func:`evaluate`, the ``settings``' fingerprint, the ``minutes``, and, if asked for, the
-        ``best_epoch``'s accuracy on the test split.
+        dict: That of :func:`evaluate`, the ``minutes``, and, if asked for, the ``best_epoch``'s accuracy on the test
+        split.
     """
     import allnc_mm  # noqa: F401 isort: skip
     from mmengine.config import Config
 
     from allnc_mm.engine.launch import build_runner, latest_checkpoint, load_config
-    work_dir, settings = Path(work_dir), fingerprint_of(config, options)
+    work_dir = Path(work_dir)
     before = work_dir / Path(config).name  # mmengine's copy
-    if before.exists() and fingerprint(Config.fromfile(before)) != settings:
+    if before.exists() and fingerprint(Config.fromfile(before)) != fingerprint_of(config, options):
         shutil.rmtree(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     start = time.time()
@@ -165,7 +165,7 @@ def train(config, options, work_dir, args):
             no_pin_memory=True, no_persistent_workers=True))
         if args.best_epoch:
             cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
-            cfg.train_cfg.val_interval = max(1, cfg.train_cfg.max_epochs // 20)
+            cfg.train_cfg.val_interval = -(-cfg.train_cfg.max_epochs // 20)
             cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs // 2 + 1
         else:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -178,7 +178,7 @@ def train(config, options, work_dir, args):
             cfg.resume, cfg.load_from = True, checkpoint
         build_runner(cfg).train()
         minutes = round((time.time() - start) / 60, 1)
-        result = dict(settings=settings, minutes=minutes, **evaluate(work_dir))
+        result = dict(minutes=minutes, **evaluate(work_dir))
     if args.best_epoch:
         logged = [json.loads(line) for file in work_dir.glob('*/vis_data/scalars.json') for line in open(file)]
         result['best_epoch'] = max([line[key] for line in logged if (key := 'long_tail/overall') in line]
@@ -232,7 +232,7 @@ def cifar100_settings(config, changes):
         scheduler = f'param_scheduler.{i}.'
         if f'{scheduler}T_max' in out:
             out[f'{scheduler}T_max'] = out[f'{scheduler}end'] - out.get(f'{scheduler}begin', 0)
-    if 'glmc' in str(config):
+    if Path(config).parent.name == 'glmc':
         out['model.head.hycon.loss_weight'] = 8.0  # GLMC's own: four times that of CIFAR-10
     return out
 
@@ -243,20 +243,42 @@ def job_settings(args, protocol, name, seed):
     return config, settings(args, protocol, seed, config)
 
 
+def job_fingerprint(args, protocol, name, seed):
+    """Of a job's settings, and of its first stage's."""
+    own = fingerprint_of(*job_settings(args, protocol, name, seed))
+    if name not in SECOND_STAGE:
+        return own
+    return f'{job_fingerprint(args, protocol, SECOND_STAGE[name][0], seed)}-{own}'
+
+
+def finished_run(args, protocol, name, seed):
+    """Config and checkpoint of a finished run with the present settings."""
+    from mmengine.config import Config
+
+    from allnc_mm.visualization.runs import find_run
+    expected = job_fingerprint(args, protocol, name, seed)
+    if not is_missing(results(protocol)[1], name, seed, expected):
+        config, checkpoint, _ = find_run(str(folder(args, protocol, name, seed)))
+        if fingerprint(Config.fromfile(config)) == expected:
+            return config, checkpoint
+    raise ValueError(f'{name} of seed {seed} is not finished with its present settings in {args.work_dirs}; run it '
+                     'first.')
+
+
 def train_job(args, protocol, name, seed):
     """Train one job; in a worker."""
-    config, options = job_settings(args, protocol, name, seed)
+    (config, options), work_dir = job_settings(args, protocol, name, seed), folder(args, protocol, name, seed)
     if name in SECOND_STAGE:
-        from allnc_mm.visualization.runs import find_run
         first, keys = SECOND_STAGE[name]
-        if (first, seed) not in results(protocol)[1]:
-            raise ValueError(f'{name} starts from {first} of seed {seed}, which is not finished; run {first} first.')
-        stage1 = find_run(str(folder(args, protocol, first, seed)))[:2]
+        stage1 = finished_run(args, protocol, first, seed)
+        shutil.rmtree(work_dir, ignore_errors=True)  # short, and may be of another first stage
         if name.startswith('tau-norm'):
-            return dict(settings=fingerprint_of(config, options),
-                        **tau_norm(*stage1, folder(args, protocol, name, seed)))
-        options.update(dict.fromkeys(keys, stage1[1]))
-    return train(config, options, folder(args, protocol, name, seed), args)
+            result = tau_norm(*stage1, work_dir)
+        else:
+            result = train(config, {**options, **dict.fromkeys(keys, stage1[1])}, work_dir, args)
+    else:
+        result = train(config, options, work_dir, args)
+    return dict(settings=job_fingerprint(args, protocol, name, seed), **result)
 
 
 def tau_norm(config, checkpoint, work_dir):
@@ -274,9 +296,9 @@ def tau_norm(config, checkpoint, work_dir):
     return dict(minutes=round((time.time() - start) / 60, 1), **evaluate(work_dir))
 
 
-def is_missing(done, name, seed, config, options):
-    """Whether a run is not among the finished ones with the present settings."""
-    return done.get((name, seed), {}).get('settings') != fingerprint_of(config, options)
+def is_missing(done, name, seed, settings):
+    """Whether a run is not among the finished ones with the fingerprint ``settings``."""
+    return done.get((name, seed), {}).get('settings') != settings
 
 
 def run(args):
@@ -289,7 +311,7 @@ def run(args):
                               if name not in skipped and (ROOT / 'configs' / config.format(stem)).exists()]
         todo += [(path, dict(name=name, seed=seed, config=METHODS[name].format(stem)), (protocol, name, seed))
                  for seed in args.seeds for name in names
-                 if is_missing(done, name, seed, *job_settings(args, protocol, name, seed))]
+                 if is_missing(done, name, seed, job_fingerprint(args, protocol, name, seed))]
     for second in (False, True):  # second stages find their first ones done
         work_on([job for job in todo if (job[1]['name'] in SECOND_STAGE) == second], train_job, args)
 
@@ -300,6 +322,7 @@ def work_on(todo, function, args):
     machine = f'{os.cpu_count()} cores, {platform.machine()}'
     if torch.cuda.is_available():
         machine = f'{torch.cuda.get_device_name()}, {machine}'
+    failed = False
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context('spawn'), start_worker) as pool:
         futures = {pool.submit(function, args, *job): (path, record) for path, record, job in todo}
         for future in as_completed(futures):
@@ -307,12 +330,15 @@ def work_on(todo, function, args):
             title = f'{path.stem}, {record["name"]}, seed {record["seed"]}'
             if future.exception() is not None:
                 print(f'{title}: {future.exception()!r}', flush=True)
+                failed = True
                 continue
             record.update(jobs=args.jobs, machine=machine, device_augmentation=args.device_augmentation,
                           **future.result())
             with open(path, 'a') as file:
                 file.write(json.dumps(record) + '\n')
             print(f'{title}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min', flush=True)
+    if failed:
+        raise SystemExit(1)
 
 
 def evaluate(work_dir):
@@ -412,6 +438,7 @@ def table(protocol):
 
     'best epoch' is what choosing it on the test split would add to `overall`, with the number of seeds that tell;
     'AllNC leads by' is its difference in `overall`, paired by seed, with the number of seeds that both have.
+    Minutes are those of the slowest seed.
     """
     import numpy as np
     rows = by_method(protocol)
@@ -423,7 +450,7 @@ def table(protocol):
         cells = [cell([r['test'][c] for r in found], 3 if 'cos' in c else 1) for c in COLUMNS]
         gains = [r['best_epoch'] - r['test']['overall'] for r in found if 'best_epoch' in r]
         cells += [f'+{np.mean(gains):.1f} ({len(gains)})' if gains else '' for _ in best_epoch]
-        minutes = np.mean([r['minutes'] for r in found])
+        minutes = max(r['minutes'] for r in found)
         lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
     lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
               '| method | seeds | tau | statistics | overall | many | medium | few | AllNC leads by |',
@@ -447,15 +474,16 @@ def summary():
     last = {p: {name: [r['test']['overall'] for r in runs] for name, runs in found[p].items()} for p in names}
     best = {p: {name: [b['test']['overall'] for b in tuned(runs)[1].values()] for name, runs in found[p].items()}
             for p in names}
-    lines = ['Test split, `overall`: last epoch as trained / with tau and BatchNorm statistics from validation (seeds)',
-             '', '| method | ' + ' | '.join(f'`{p}`' for p in names) + ' |', '| --- ' * (len(names) + 1) + '|']
+    lines = ['Test split, `overall`: last epoch as trained / with tau and BatchNorm statistics from validation '
+             '(seeds); on CIFAR-100 the second is chosen on every other test image and measured on the rest', '',
+             '| method | ' + ' | '.join(f'`{p}`' for p in names) + ' |', '| --- ' * (len(names) + 1) + '|']
     for name in METHODS:
         cells = []
         for p in names:
             text = f'{cell(best[p][name])} ({len(best[p][name])})' if name in best[p] else ''
             if text and np.mean(best[p][name]) == max(map(np.mean, best[p].values())):
                 text = f'**{text}**'
-            cells.append(f'{np.mean(last[p][name]):.1f} / {text}' if text else '')
+            cells.append(f'{cell(last[p][name])} / {text}' if text else '')
         if any(cells):
             lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
@@ -485,7 +513,7 @@ def add_run_arguments(parser):
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time, one CPU thread each')
     parser.add_argument('--device-augmentation', action='store_true', help='DeviceAugmentationHook; for GPUs')
     parser.add_argument('--best-epoch', action='store_true',
-                        help='also evaluate ten epochs of the second half on the test split')
+                        help='also evaluate about ten epochs of the second half on the test split')
     parser.add_argument('--data-root', help='default: that of the config')
     parser.add_argument('--work-dirs', default='work_dirs/protocols')
 

@@ -57,7 +57,7 @@ def test_every_record_is_of_the_present_settings(study):
     args = argparse.Namespace(data_root=None)
     for protocol in study.PROTOCOLS:
         stale = [key for key, record in study.results(protocol)[1].items()
-                 if record.get('settings') != protocols.fingerprint_of(*study.job_settings(args, protocol, *key))]
+                 if record.get('settings') != study.job_fingerprint(args, protocol, *key)]
         assert not stale, f'{protocol}: the configs of {stale} have changed since they ran; `run {protocol}` runs them'
 
 
@@ -73,9 +73,32 @@ def test_a_fingerprint_sees_what_decides_the_network_alone():
                    {'custom_hooks': []}, {'optim_wrapper.optimizer.weight_decay': 1e-3}):
         assert protocols.fingerprint_of(config, {**options, **change}) != known
     done = {('AllNC', 0): dict(settings=known)}
-    assert not protocols.is_missing(done, 'AllNC', 0, config, options)
-    assert protocols.is_missing(done, 'AllNC', 1, config, options)
-    assert protocols.is_missing(done, 'AllNC', 0, config, {**options, 'train_cfg.max_epochs': 1})
+    assert not protocols.is_missing(done, 'AllNC', 0, known)
+    assert protocols.is_missing(done, 'AllNC', 1, known)
+    assert protocols.is_missing(done, 'AllNC', 0, 'of other settings')
+
+
+def test_a_second_stage_needs_its_first_one_with_the_present_settings(monkeypatch, tmp_path):
+    args = argparse.Namespace(data_root=None, work_dirs=str(tmp_path))
+    first, second = (protocols.job_fingerprint(args, 'cifar10-if100', name, 0) for name in ('CE', 'cRT'))
+    assert second.startswith(f'{first}-')
+    assert second != protocols.job_fingerprint(args, 'cifar10-if100', 'cRT + mixture', 0)
+    work_dir = protocols.folder(args, 'cifar10-if100', 'CE', 0)
+    work_dir.mkdir(parents=True)
+    config, options = protocols.job_settings(args, 'cifar10-if100', 'CE', 0)
+    (work_dir / 'epoch_160.pth').touch()
+
+    def run(settings, **changes):
+        monkeypatch.setattr(protocols, 'results', lambda protocol: (None, {('CE', 0): dict(settings=settings)}))
+        cfg = Config.fromfile(config)
+        cfg.merge_from_dict({**options, **changes})
+        cfg.dump(work_dir / config.name)
+        return protocols.finished_run(args, 'cifar10-if100', 'CE', 0)
+
+    assert run(first) == (str(work_dir / config.name), str(work_dir / 'epoch_160.pth'))
+    for settings, changes in (('of other settings', {}), (first, {'train_cfg.max_epochs': 1})):
+        with pytest.raises(ValueError, match='not finished with its present settings'):
+            run(settings, **changes)
 
 
 def test_a_file_without_marks_is_refused(tmp_path):
@@ -113,7 +136,7 @@ def test_the_tables_of_the_ablation_pair_seeds(monkeypatch):
     monkeypatch.setattr(protocols, 'results', lambda protocol: (None, {}))
     lines = ablation.switches_table('cifar10-if100').splitlines()
     assert lines[-2].startswith('| default | 2 | 55.0 | 110.0 | 55.0 | 0.500 |')
-    assert lines[-1].startswith(f'| {switch} | 1 | +3.0 | +6.0 | 63.0 | 0.500 |')
+    assert lines[-1].startswith(f'| {switch} | 1 | +3.0 | +6.0 | +3.0 | +0.000 |')
     lines = ablation.ideas_table().splitlines()
     assert lines[-2] == '| none | 40.0 / 80.0 (1) | 40.0 / 80.0 (1) | 55.0 / 110.0 (2) |'
     assert lines[-1] == f'| {idea} |  |  | -1.0 / -2.0 (1) |'
