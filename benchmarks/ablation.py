@@ -56,11 +56,16 @@ SWITCHES = {  # name: settings that differ from the default
     'HyCon: class-balanced anchors': {f'{HYCON}class_balanced': True},
     'HyCon: means of the batch': {f'{HEAD}momentum': 0.0},
     **{f'HyCon: weight {weight}': {f'{HYCON}loss_weight': weight} for weight in (0.05, 1.0, 2.0, 5.0)},
-    **{f'P2P: weight {weight}': {f'{P2P}classifier_weight': weight} for weight in (0.02, 0.05, 0.5, 1.0)},
+    **{f'P2P: weight {weight}': {f'{P2P}classifier_weight': weight} for weight in (0.02, 0.1, 0.5, 1.0)},
     'P2P: means as well, 0.02': {f'{P2P}means_weight': 0.02},
     'P2P: cross pairs as well, 0.02': {f'{P2P}cross_weight': 0.02},
     'P2P: hinge': {f'{P2P}target': 'hinge'},
 }
+# HyCon's form and weight were chosen beside P2P at 0.1, then the default: to be read beside the row of that weight
+SWITCHES.update({f'P2P 0.1, {name}': {f'{P2P}classifier_weight': 0.1, **SWITCHES[name]} for name in (
+    'without HyCon', 'without GBBN: natural samples, CE', 're-balanced by the sampler alone',
+    're-balanced by the loss alone', 'HyCon: InfoNCE', 'HyCon: projector and predictor, weight 0.05',
+    *(f'HyCon: weight {weight}' for weight in (0.05, 1.0, 2.0, 5.0)))})
 CLASS_MEANS = 'nearest class mean instead of the classifier'
 IDEAS = {  # name: settings, for each of IDEA_METHODS
     CLASS_MEANS: {},

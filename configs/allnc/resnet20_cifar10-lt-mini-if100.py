@@ -12,7 +12,7 @@ model = dict(
         loss_uniform=dict(type='LogitAdjustedLoss', tau=1.1),
         loss_rebalanced=dict(type='LogitAdjustedLoss', tau=1.5),
         hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.5),
-        p2p=dict(type='P2PLoss', means_weight=0.0, classifier_weight=0.1, cross_weight=0.0),
+        p2p=dict(type='P2PLoss', means_weight=0.0, classifier_weight=0.05, cross_weight=0.0),
     ))
 # The partner of each mixture moves from natural (q = 1) to class-balanced (q = 0) with eta
 train_dataloader = dict(batch_sampler=dict(type='BilateralSampler', q=0.0, progressive=True))

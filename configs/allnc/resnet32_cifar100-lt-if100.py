@@ -13,7 +13,7 @@ model = dict(
         loss_uniform=dict(type='LogitAdjustedLoss', tau=1.1),
         loss_rebalanced=dict(type='LogitAdjustedLoss', tau=1.5),
         hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.5),
-        p2p=dict(type='P2PLoss', target='softmax_code', means_weight=0.0, classifier_weight=0.1, cross_weight=0.0),
+        p2p=dict(type='P2PLoss', target='softmax_code', means_weight=0.0, classifier_weight=0.05, cross_weight=0.0),
     ))
 train_dataloader = dict(batch_sampler=dict(type='BilateralSampler', q=0.0, progressive=True))
 default_hooks = dict(gbbn=dict(type='GBBNHook', gamma=2.0))
