@@ -122,13 +122,13 @@ def job_fingerprint(args, protocol, name, seed):
 
 def train_job(args, protocol, name, seed):
     """Train a method with one change; in a worker."""
-    method, change = JOBS[name]
+    (method, change), settings = JOBS[name], job_fingerprint(args, protocol, name, seed)
     if change == CLASS_MEANS:
         result = class_means(*protocols.finished_run(args, protocol, method, seed))
     else:
         result = protocols.train(*job_settings(args, protocol, name, seed),
                                  protocols.folder(args, f'ablation_{protocol}', name, seed), args)
-    return dict(settings=job_fingerprint(args, protocol, name, seed), **result)
+    return dict(settings=settings, **result)
 
 
 def class_means(config, checkpoint):

@@ -268,6 +268,7 @@ def finished_run(args, protocol, name, seed):
 def train_job(args, protocol, name, seed):
     """Train one job; in a worker."""
     (config, options), work_dir = job_settings(args, protocol, name, seed), folder(args, protocol, name, seed)
+    settings = job_fingerprint(args, protocol, name, seed)
     if name in SECOND_STAGE:
         first, keys = SECOND_STAGE[name]
         stage1 = finished_run(args, protocol, first, seed)
@@ -278,7 +279,7 @@ def train_job(args, protocol, name, seed):
             result = train(config, {**options, **dict.fromkeys(keys, stage1[1])}, work_dir, args)
     else:
         result = train(config, options, work_dir, args)
-    return dict(settings=job_fingerprint(args, protocol, name, seed), **result)
+    return dict(settings=settings, **result)
 
 
 def tau_norm(config, checkpoint, work_dir):
