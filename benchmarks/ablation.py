@@ -61,8 +61,9 @@ SWITCHES = {  # name: settings that differ from the default
     'P2P: cross pairs as well, 0.02': {f'{P2P}cross_weight': 0.02},
     'P2P: hinge': {f'{P2P}target': 'hinge'},
 }
-# HyCon's form and weight were chosen beside P2P at 0.1, then the default: to be read beside the row of that weight
-SWITCHES.update({f'P2P 0.1, {name}': {f'{P2P}classifier_weight': 0.1, **SWITCHES[name]} for name in (
+# HyCon's form and weight were chosen beside P2P at 0.1, then the default: differences are from the row of that weight
+FORMER, BESIDE_FORMER = 'P2P: weight 0.1', 'P2P 0.1, '
+SWITCHES.update({f'{BESIDE_FORMER}{name}': {f'{P2P}classifier_weight': 0.1, **SWITCHES[name]} for name in (
     'without HyCon', 'without GBBN: natural samples, CE', 're-balanced by the sampler alone',
     're-balanced by the loss alone', 'HyCon: InfoNCE', 'HyCon: projector and predictor, weight 0.05',
     *(f'HyCon: weight {weight}' for weight in (0.05, 1.0, 2.0, 5.0)))})
@@ -174,25 +175,31 @@ class Table:
     def difference(self, name, default, group, tau=''):
         return self.paired(name, default, lambda name, seed: self.value(name, seed, group, tau))
 
+    def plain_difference(self, name, default, group):
+        """At tau 0, with the BatchNorm statistics of the training."""
+        return self.paired(name, default, lambda *run: self.found[run]['tuned']['running']['val_tau0'][group])
+
 
 def switches_table(protocol):
     """What each switch changes, as Markdown: accuracy on validation, and geometry."""
     cells = Table(protocol)
     split = 'every other test image' if protocol == 'cifar100-if100' else 'validation split'  # it has none
     lines = [f'AllNC on `{protocol}`: {split}, last epoch, post-hoc tau tuned there; differences from the default '
-             'paired by seed', '',
+             f'paired by seed, those of rows `{BESIDE_FORMER}...` from the row `{FORMER}`', '',
              '| switch | seeds | overall | few | overall at tau 0 | ' + ' | '.join(GEOMETRY) + ' |',
              '| --- ' * (5 + len(GEOMETRY)) + '|']
     for name in (*ROWS, *SWITCHES):
         seeds = cells.seeds(name)
         if not seeds:
             continue
-        columns = ('overall', ''), ('few', ''), ('overall', '_tau0')
+        columns, default = (('overall', ''), ('few', ''), ('overall', '_tau0')), DEFAULT
+        if name.startswith(BESIDE_FORMER):
+            default = FORMER
         if name == DEFAULT:
             row = [cells.accuracy(name, *column) for column in columns] + [cells.measure(name, m) for m in GEOMETRY]
         else:
-            row = [cells.difference(name, DEFAULT, *column) for column in columns]
-            row += [cells.paired(name, DEFAULT, lambda n, seed, m=m: cells.found[n, seed]['test'][m], 3)
+            row = [cells.difference(name, default, *column) for column in columns]
+            row += [cells.paired(name, default, lambda n, seed, m=m: cells.found[n, seed]['test'][m], 3)
                     for m in GEOMETRY]
         lines.append(f'| {ROWS.get(name, name)} | {len(seeds)} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
@@ -201,18 +208,18 @@ def switches_table(protocol):
 def ideas_table():
     """What each idea changes for each method, as Markdown: accuracy on validation."""
     cells = Table()
-    lines = ['`cifar10-if100`: validation split, last epoch, post-hoc tau of validation (none for class means and what '
-             'they are compared with), overall / few (seeds); differences from the method as it is, paired by seed', '',
+    lines = ['`cifar10-if100`: validation split, last epoch, post-hoc tau of validation, overall / few (seeds); '
+             'differences from the method as it is, paired by seed (class means, which have no shift, from tau 0)', '',
              '| idea | ' + ' | '.join(IDEA_METHODS) + ' |', '| --- ' * (1 + len(IDEA_METHODS)) + '|']
     lines.append('| none | ' + ' | '.join(
         f'{cells.accuracy(m, "overall")} / {cells.accuracy(m, "few")} ({len(cells.seeds(m))})' for m in IDEA_METHODS)
         + ' |')
     for idea in IDEAS:
-        tau = '_tau0' if idea == CLASS_MEANS else ''  # which has no shift
         row = []
         for method in IDEA_METHODS:
             seeds = len(cells.seeds(name := f'{idea}: {method}'))
-            both = ' / '.join(cells.difference(name, method, group, tau) for group in ('overall', 'few'))
+            difference = cells.plain_difference if idea == CLASS_MEANS else cells.difference
+            both = ' / '.join(difference(name, method, group) for group in ('overall', 'few'))
             row.append(f'{both} ({seeds})' if seeds else '')
         if any(row):
             lines.append(f'| {idea} | ' + ' | '.join(row) + ' |')
