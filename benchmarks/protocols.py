@@ -181,8 +181,9 @@ def train(config, options, work_dir, args):
         result = dict(minutes=minutes, **evaluate(work_dir))
     if args.best_epoch:
         logged = [json.loads(line) for file in work_dir.glob('*/vis_data/scalars.json') for line in open(file)]
-        result['best_epoch'] = max([line[key] for line in logged if (key := 'long_tail/overall') in line]
-                                   + [result['test']['overall']])
+        seen = [line[key] for line in logged if (key := 'long_tail/overall') in line]
+        if seen:  # none in a run that was already trained
+            result['best_epoch'] = max(*seen, result['test']['overall'])
     return result
 
 
