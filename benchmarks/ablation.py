@@ -170,7 +170,9 @@ class Table:
         """Mean and standard deviation of the differences of ``function(name, seed)``; signed, empty without a pair."""
         found = [function(name, seed) - function(default, seed)
                  for seed in self.seeds(name) if seed in self.seeds(default)]
-        return f'{np.mean(found) >= 0 and "+" or ""}{protocols.cell(found, digits)}' if found else ''
+        if not found:
+            return ''
+        return ('+' if np.mean(found) >= 0 else '') + protocols.cell(found, digits)
 
     def difference(self, name, default, group, tau=''):
         return self.paired(name, default, lambda name, seed: self.value(name, seed, group, tau))

@@ -123,7 +123,8 @@ def fingerprint(cfg):
                                                             and item.get('type') == 'DeviceAugmentationHook')]
         return node
 
-    settings = decisive({key: cfg.to_dict().get(key) for key in TRAINING})
+    settings = cfg.to_dict()
+    settings = decisive({key: settings.get(key) for key in TRAINING})
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
