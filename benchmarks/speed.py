@@ -1,14 +1,15 @@
 """What the data path and a training step cost, as ratios measured in one run.
 
 python benchmarks/speed.py run [PART ...]   measures (default: all of the parts below), appends to results/speed.jsonl
-python benchmarks/speed.py table            prints the tables from the latest records
+python benchmarks/speed.py table [--into FILE]   prints the tables from the latest records
 
 `data`: images per CPU-second of the ordinary pipeline (transforms, collate, data preprocessor) and of
 DeviceAugmentationHook, on CIFAR images in memory. `folders`: views per CPU-second of JPEG files of 500 x 375, decoded,
 cropped to 224, flipped and colour-jittered by torchvision, by mmpretrain's pipeline (configs/ce) and by that of two
 views from one decode (configs/allnc). `step`: a training iteration of the mini protocol with everything in it (data,
 hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same with
-mixture, and AllNC; the same number of images is passed in each. `compile`: the iterations of CE and AllNC with
+mixture, and AllNC; the same number of images is passed in each. `precision`: that of CE in both precisions and memory
+formats. `compile`: the iterations of CE and AllNC with
 mmengine's `compile=True` (torch.compile) and without, after compilation. `classes`: forward, losses and backward of
 AllNC's head over K beside a linear head with CE (P2P on at most 1024 classes a step), and the peak memory. `inference`:
 segmentation of frames of 240 x 180 by the networks of benchmarks/camvid.py, which differ in training and not here.
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import allnc_mm.segmentation  # noqa: F401 isort: skip
 import camvid
+import markdown_tables
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -196,6 +198,18 @@ def measure_step(rounds=4):
     return [dict(loop=name, ms=round(1000 * float(np.median(values)), 1)) for name, values in seconds.items()]
 
 
+def measure_precision(rounds=3):
+    seconds = {}
+    for _ in range(rounds):
+        for wrapper, precision in (('OptimWrapper', 'float32'), ('BFloat16OptimWrapper', 'bfloat16')):
+            for channels_last in (False, True):
+                values, iterations = train('ce/resnet20_cifar10-lt-mini-if100.py', **{
+                    'optim_wrapper.type': wrapper, 'data_preprocessor.channels_last': channels_last})
+                seconds.setdefault((precision, channels_last), []).extend(v / iterations for v in values)
+    return [dict(precision=precision, channels_last=channels_last, ms=round(1000 * float(np.median(values)), 1))
+            for (precision, channels_last), values in seconds.items()]
+
+
 def measure_compile(rounds=3):
     seconds = {}
     for _ in range(rounds):  # what was compiled in the first round is cached
@@ -252,8 +266,8 @@ def measure_inference(images=4):
     return [dict(training=name, ms_per_image=round(1000 * value / images, 2)) for name, value in seconds.items()]
 
 
-PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, compile=measure_compile,
-             classes=measure_classes, inference=measure_inference)
+PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, precision=measure_precision,
+             compile=measure_compile, classes=measure_classes, inference=measure_inference)
 
 
 def run(parts):
@@ -274,7 +288,7 @@ def table():
     records = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     latest = {record['part']: record for record in records}
     lines = []
-    for part, record in latest.items():
+    for part, record in ((part, latest[part]) for part in PARTS if part in latest):
         rows = [dict(row) for row in record['rows']]
         if part == 'data':
             for row in rows:
@@ -288,7 +302,13 @@ def table():
                 row['to the bare loop'] = f'{row["ms"] / reference["bare loop"]:.2f}'
                 row['to CE + mixture'] = f'{row["ms"] / reference["ImageClassifier, CE + mixture"]:.2f}'
             title = 'training iteration, 128 images passed, ResNet-20, bfloat16, channels_last'
+        elif part == 'precision':
+            for row in rows:
+                row['times as fast'] = f'{rows[0]["ms"] / row["ms"]:.2f}'
+            title = 'training iteration of CE, 128 images passed, ResNet-20'
         elif part == 'compile':
+            for plain, compiled in zip(rows[::2], rows[1::2]):
+                plain['times as fast'], compiled['times as fast'] = '1.00', f'{plain["ms"] / compiled["ms"]:.2f}'
             title = 'training iteration with torch.compile and without, 128 images passed, ResNet-20, bfloat16'
         elif part == 'inference':
             for row in rows:
@@ -307,12 +327,15 @@ def main():
     commands = parser.add_subparsers(dest='command', required=True)
     measure = commands.add_parser('run')
     measure.add_argument('parts', nargs='*', metavar='PART', help=f'{", ".join(PARTS)}; default: all')
-    commands.add_parser('table')
+    show = commands.add_parser('table')
+    show.add_argument('--into', metavar='FILE', help='Markdown file with the marks of `speed`')
     args = parser.parse_args()
     if args.command == 'run':
         if unknown := set(args.parts) - set(PARTS):
             parser.error(f'unknown parts {sorted(unknown)}; there are {list(PARTS)}')
         run(args.parts or list(PARTS))
+    elif args.into:
+        markdown_tables.insert(args.into, 'speed', table())
     else:
         print(table())
 

@@ -9,6 +9,7 @@ import markdown_tables
 import protocols
 import pytest
 import softmax_code
+import speed
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
@@ -20,8 +21,8 @@ ALLNC = 'configs/allnc/README.md'
 TABLES = [('README.md', 'summary'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'),
           (ALLNC, 'cifar10-if50'), (ALLNC, 'cifar100-if100'), (ALLNC, 'cifar10-balanced'),
           (ALLNC, 'digits'), (ALLNC, 'ideas'), *((ALLNC, f'ablation {protocol}') for protocol in ablation.PROTOCOLS),
-          ('docs/gnc.md', 'softmax-growth'), ('configs/seg/README.md', 'camvid')]
-SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'summary': protocols.summary,
+          ('docs/gnc.md', 'softmax-growth'), ('docs/speed.md', 'speed'), ('configs/seg/README.md', 'camvid')]
+SCRIPTS = {**softmax_code.TABLES, **ablation.TABLES, 'summary': protocols.summary, 'speed': speed.table,
            'camvid': lambda: camvid.table(camvid.RESULTS)}
 
 

@@ -468,3 +468,20 @@ def test_it_is_registered_and_bilateral():
     model = build()
     assert isinstance(model, AllNC) and model.bilateral
     assert type(model.data_preprocessor).__name__ == 'MultiViewDataPreprocessor'
+
+
+def test_a_compiled_step_does_not_recompile():
+    """Whatever MixtureViews draws, and however eta moves."""
+    from torch._dynamo.testing import CompileCounter
+    torch._dynamo.reset()
+    model = build(mixture=dict(type='MixtureViews'), head=dict(hycon=dict(HYCON, positives=['mean']), p2p=P2P))
+    for layer in ('layer1', 'layer2', 'layer3'):  # a block each: less to compile
+        setattr(model.backbone, layer, getattr(model.backbone, layer)[:1])
+    wrapper, counter, frames = OptimWrapper(torch.optim.SGD(model.parameters(), 0.01)), CompileCounter(), []
+    step = torch.compile(model.train_step, backend=counter)
+    for i in range(6):
+        model.head.set_eta(1 - i / 6)
+        samples = [DataSample().set_gt_label(label) for label in LABELS]
+        step(dict(inputs=torch.rand(len(LABELS), 3, 16, 16), data_samples=samples), optim_wrapper=wrapper)
+        frames.append(counter.frame_count)
+    assert len(set(frames)) == 1 and frames[0] > 0

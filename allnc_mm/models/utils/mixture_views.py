@@ -48,6 +48,7 @@ class MixtureViews(BaseModule):
             return cutmix if 'cutmix' in self.methods else 0.5
         return sum(cutmix if method == 'cutmix' else 0.5 for method in self.methods) / len(self.methods)
 
+    @torch.compiler.disable  # its draws are numbers of the host: a compiler would take each for a constant
     def forward(self, inputs: Tensor, labels: Tensor, num_views: int, num_classes: int) -> tuple[Tensor, Tensor]:
         """Mix a bilateral batch.
 
