@@ -77,3 +77,26 @@ def test_other_backbone(number, tmp_path):
     assert torch.isfinite(total) and ('loss_p2p' in losses) == (number == 1)
     weight = next(p for p in model.backbone.parameters() if p.requires_grad)
     assert weight.grad is not None and weight.grad.abs().sum() > 0
+
+
+def test_speed(tmp_path):
+    """The four lines together train a digits epoch; compiled by torch's eager backend, which needs no compiler."""
+    from mmengine.registry import DefaultScope
+    from mmengine.runner import Runner
+
+    from allnc_mm.models.utils.device_augmentation import DeviceAugmentation
+    block, = blocks('speed.md', 'python')
+    assert 'compile = True' in block
+    file = tmp_path / 'fast.py'
+    file.write_text("_base_ = 'allnc_mm::ce/resnet20_digits-lt.py'\n"
+                    + block.replace('compile = True', "compile = dict(backend='eager')"))
+    cfg = Config.fromfile(file)
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), train_cfg=dict(max_epochs=1), experiment_name=tmp_path.name,
+                             val_cfg=None, val_dataloader=None, val_evaluator=None, log_level='ERROR'))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        runner = Runner.from_cfg(cfg)
+        model = runner.train()
+    assert type(runner.optim_wrapper).__name__ == 'BFloat16OptimWrapper'
+    assert isinstance(model.data_preprocessor, DeviceAugmentation)
+    assert model.data_preprocessor.wrapped.memory_format == torch.channels_last
+    assert (tmp_path / 'epoch_1.pth').is_file()
