@@ -225,6 +225,28 @@ def test_prediction_is_one_linear_map(predict_head):
     torch.testing.assert_close(losses['loss_p2p'], p2p_loss(means, weight, present=counts > 0))
 
 
+@pytest.mark.parametrize('predict_head', ['rebalanced', 'uniform'])
+def test_cosine_classifier(predict_head):
+    """Logits are cosines over the temperature, in training and inference; lengths of features and vectors are nothing."""
+    head = build_head(share_classifier=False, predict_head=predict_head, temperature=0.2, p2p=P2P, hycon=HYCON,
+                      momentum=0)
+    assert head.fc.bias is None and head.fc_uniform.bias is None
+    z, labels = features(), torch.tensor(LABELS)
+    a, b = (torch.stack([torch.stack([F.cosine_similarity(row, vector, dim=0) for vector in fc.weight]) for row in z])
+            / 0.2 for fc in (head.fc, head.fc_uniform))
+    losses = head.loss((z, ), samples())
+    torch.testing.assert_close(losses['loss_uniform'], F.cross_entropy(b, labels))
+    torch.testing.assert_close(head((z, )), a if predict_head == 'rebalanced' else b)
+    weight, bias = head.predict_map()
+    assert bias is None and torch.equal(head.classifier_weight, weight)
+    torch.testing.assert_close(weight.norm(dim=1), torch.full((K, ), 5.0))
+    head.fc.weight.data *= torch.rand(K, 1) + 0.5
+    head.fc_uniform.weight.data *= torch.rand(K, 1) + 0.5
+    again = head.loss((z * torch.linspace(0.1, 9, len(z))[:, None], ), samples())
+    for name, value in losses.items():
+        torch.testing.assert_close(again[name], value)
+
+
 def test_training_parts_do_not_enter_the_prediction():
     model = build(head=dict(hycon=HYCON, p2p=P2P, projector=PROJECTOR, predictor=PREDICTOR, proj_channels=8,
                             share_classifier=False))
@@ -246,6 +268,7 @@ SWITCHES = {
     'two classifiers': dict(head=dict(share_classifier=False)),
     'two classifiers, mean predicts': dict(head=dict(share_classifier=False, predict_head='mean', p2p=P2P)),
     'uniform predicts': dict(head=dict(share_classifier=False, predict_head='uniform', p2p=P2P)),
+    'cosine classifier': dict(head=dict(temperature=1 / 30, hycon=HYCON, p2p=P2P)),
     'hycon': dict(head=dict(hycon=HYCON)),
     'p2p': dict(head=dict(p2p=P2P)),
     'p2p hinge with norms': dict(head=dict(p2p=dict(P2P, target='hinge', norm_weight=1.0))),
@@ -427,6 +450,9 @@ def test_sampling_priors():
     (dict(num_classes=1), 'Expected `num_classes` >= 2, but got 1'),
     (dict(predict_head='both'), r"`predict_head` to be one of \('rebalanced', 'mean', 'uniform'\), but got 'both'"),
     (dict(predict_head='mean'), "`predict_head='mean'` needs two classifiers: set share_classifier=False"),
+    (dict(temperature=0), 'Expected `temperature` to be positive, but got 0; 1 / 30 is usual, None is a linear'),
+    (dict(temperature=float('nan')), 'Expected `temperature`'),
+    (dict(temperature=0.1, share_classifier=False, predict_head='mean'), 'mean of two cosine classifiers is none'),
     (dict(hycon=HYCON, projector=PROJECTOR), '`projector` and `proj_channels`.*go together'),
     (dict(hycon=HYCON, proj_channels=8), '`projector` and `proj_channels`.*go together'),
     (dict(projector=PROJECTOR, proj_channels=8), 'serve HyCon alone: give `hycon` or remove them'),

@@ -30,6 +30,7 @@ HEADS = {
     'shared': dict(type='AllNCHead', **GEOMETRY),
     'mean': dict(type='AllNCHead', share_classifier=False, predict_head='mean', **GEOMETRY),
     'uniform': dict(type='AllNCHead', share_classifier=False, predict_head='uniform'),
+    'cosine': dict(type='AllNCHead', temperature=0.1, **GEOMETRY),
     'etf': dict(type='ETFHead', length=9.0),
     'etf with batch norm': dict(type='ETFHead', norm_cfg=dict(type='BN1d')),
     'etf, learned': dict(type='ETFHead', loss=dict(type='CrossEntropyLoss'), learnable_length=True, rotation=True,

@@ -1,9 +1,9 @@
 """Turn a model with a head of allnc_mm into a stock mmpretrain one: ``to_image_classifier.py CONFIG CHECKPOINT OUT``.
 
 What serves the training alone (projector, predictor, second branch, moving averages) is left behind. An ``AllNCHead``
-becomes a ``LinearClsHead``. A head of scaled cosines (``ETFHead``, ``SoftmaxCodeHead``, ``SphericalHead``,
-``CMFHead``) becomes an ``ArcFaceClsHead`` without margin, and its batch norm a ``LinearNeck``. Trunk and predictions
-stay the same; that is checked before anything is written.
+becomes a ``LinearClsHead``. A head of scaled cosines (``AllNCHead`` with a temperature, ``ETFHead``,
+``SoftmaxCodeHead``, ``SphericalHead``, ``CMFHead``) becomes an ``ArcFaceClsHead`` without margin, and its batch norm a
+``LinearNeck``. Trunk and predictions stay the same; that is checked before anything is written.
 
 OUT.pth holds weights and class names; OUT.py the model and the test pipeline, for ``mmpretrain.apis``. It needs
 allnc_mm only where the trunk or the pipeline has a part of it.
@@ -70,6 +70,9 @@ def stock_head(model: nn.Module) -> tuple[dict, dict]:
     sizes = dict(num_classes=getattr(head, 'num_classes', None), in_channels=getattr(head, 'in_channels', None))
     if isinstance(head, AllNCHead):
         weight, bias = head.predict_map()
+        if head.temperature is not None:
+            return (dict(head=dict(type='ArcFaceClsHead', scale=1 / head.temperature, margins=0.0, **sizes)),
+                    {'head.norm_product.weight': weight * head.temperature})
         return dict(head=dict(type='LinearClsHead', **sizes)), {'head.fc.weight': weight, 'head.fc.bias': bias}
     if not isinstance(head, CosineHead):
         raise TypeError('Expected a model with an AllNCHead, ETFHead, SoftmaxCodeHead, SphericalHead or CMFHead, but '

@@ -1,3 +1,4 @@
+import math
 
 import torch
 import torch.nn as nn
@@ -6,6 +7,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from ...distributed import gather_views
+from ...functional.geometry import unit_rows
 from ...functional.losses import cosine_moments
 from ...registry import MODELS
 from ..utils.class_means import ClassMeans
@@ -24,7 +26,7 @@ class AllNCHead(ClsHead):
 
     where eta goes from 1 to 0 over the training (GBBN, set by :class:`GBBNHook`). Inside a plain ``ImageClassifier``
     every sample serves both branches; the classifier :class:`AllNC` adds bilateral batches and mixture views. Projector
-    and predictor exist for training only: inference is one linear map of the neck's output.
+    and predictor exist for training only: inference is one linear map of the neck's output, or of its direction.
 
     Args:
         num_classes (int): K.
@@ -42,6 +44,10 @@ class AllNCHead(ClsHead):
         predictor (dict, optional): Neck g -> p of HyCon. Defaults to None, p = g.
         proj_channels (int, optional): Dimension of g; needed with a projector. Defaults to None.
         momentum (float): Of the moving average of the class means; 0 takes them from the batch. Defaults to 0.9.
+        temperature (float, optional): The logits are cosines over it, of features and classifier vectors without bias;
+            1 / 30 as in LDAM. Defaults to None, a linear classifier.
+        init_cfg (dict, optional): Defaults to None: linear layers ~ N(0, .01^2), with a temperature N(0, 1 / d), so
+            that vectors whose length does not matter start with length 1.
         **kwargs: Further arguments of ``ClsHead``.
     """
 
@@ -58,15 +64,24 @@ class AllNCHead(ClsHead):
                  predictor: dict | None = None,
                  proj_channels: int | None = None,
                  momentum: float = 0.9,
-                 init_cfg: dict | None = dict(type='Normal', layer='Linear', std=0.01),  # noqa: B006
+                 temperature: float | None = None,
+                 init_cfg: dict | None = None,
                  **kwargs) -> None:
-        super().__init__(loss=loss_rebalanced, init_cfg=init_cfg, **kwargs)
+        std = 0.01 if temperature is None else in_channels ** -0.5
+        super().__init__(loss=loss_rebalanced, init_cfg=init_cfg or dict(type='Normal', layer='Linear', std=std),
+                         **kwargs)
         if num_classes < 2:
             raise ValueError(f'Expected `num_classes` >= 2, but got {num_classes}.')
         if predict_head not in PREDICT_HEADS:
             raise ValueError(f'Expected `predict_head` to be one of {PREDICT_HEADS}, but got {predict_head!r}.')
         if share_classifier and predict_head != 'rebalanced':
             raise ValueError(f'`predict_head={predict_head!r}` needs two classifiers: set share_classifier=False.')
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ValueError(f'Expected `temperature` to be positive, but got {temperature}; 1 / 30 is usual, None is a '
+                             'linear classifier.')
+        if temperature is not None and predict_head == 'mean':
+            raise ValueError("The mean of two cosine classifiers is none: set predict_head='rebalanced' or 'uniform', "
+                             'or remove `temperature`.')
         if (projector is None) != (proj_channels is None):
             raise ValueError('`projector` and `proj_channels` (the dimension of its output) go together, but got '
                              f'projector={projector} and proj_channels={proj_channels}.')
@@ -78,10 +93,10 @@ class AllNCHead(ClsHead):
         if p2p is not None and p2p.get('target') == 'softmax_code':
             p2p = dict(p2p, num_classes=num_classes, dim=in_channels)
         self.num_classes, self.in_channels = num_classes, in_channels
-        self.predict_head = predict_head
+        self.predict_head, self.temperature = predict_head, temperature
         self.loss_uniform = MODELS.build(loss_uniform)
-        self.fc = nn.Linear(in_channels, num_classes)
-        self.fc_uniform = None if share_classifier else nn.Linear(in_channels, num_classes)
+        self.fc = nn.Linear(in_channels, num_classes, bias=temperature is None)
+        self.fc_uniform = None if share_classifier else nn.Linear(in_channels, num_classes, bias=temperature is None)
         self.hycon = None if hycon is None else MODELS.build(hycon)
         self.p2p = None if p2p is None else MODELS.build(p2p)
         self.projector = nn.Identity() if projector is None else MODELS.build(projector)
@@ -97,12 +112,21 @@ class AllNCHead(ClsHead):
         """Set the weight of the uniform branch; called by :class:`GBBNHook` before each iteration."""
         self.eta.fill_(eta)
 
-    def predict_map(self) -> tuple[Tensor, Tensor]:
-        """Weight (K, d) and bias (K,) of the one linear map that predicts."""
+    def pre_logits(self, feats: tuple[Tensor]) -> Tensor:
+        """What the linear maps read, (N, d): the neck's output, with a temperature as unit rows in float32."""
+        return feats[-1] if self.temperature is None else unit_rows(feats[-1].float())
+
+    def _map(self, layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        if self.temperature is None:
+            return layer.weight, layer.bias
+        return unit_rows(layer.weight) / self.temperature, None
+
+    def predict_map(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (K, d) and bias (K,) of the one linear map that predicts; no bias with a temperature."""
         if self.predict_head == 'rebalanced':
-            return self.fc.weight, self.fc.bias
+            return self._map(self.fc)
         if self.predict_head == 'uniform':
-            return self.fc_uniform.weight, self.fc_uniform.bias
+            return self._map(self.fc_uniform)
         return (self.fc.weight + self.fc_uniform.weight) / 2, (self.fc.bias + self.fc_uniform.bias) / 2
 
     @property
@@ -150,7 +174,7 @@ class AllNCHead(ClsHead):
             if self.hycon is not None:
                 losses['loss_hycon'] = self._hycon(z, labels, num_views)
             if self.p2p is not None:
-                source = (z, labels) if clean is None else (clean[0].float(), clean[1])
+                source = (z, labels) if clean is None else (self.pre_logits(clean[:1]).float(), clean[1])
                 losses['loss_p2p'] = self._p2p(*source, losses)
             with torch.no_grad():
                 losses['eta'] = self.eta.clone()
@@ -161,11 +185,12 @@ class AllNCHead(ClsHead):
         if bilateral:
             (z_1, z_2), (y_1, y_2) = (x.unflatten(0, (num_views, 2, -1)).unbind(1) for x in (z, labels))
             (z_1, y_1), (z_2, y_2) = ((a.flatten(0, 1), b.flatten(0, 1)) for a, b in ((z_1, y_1), (z_2, y_2)))
-            logits_1, logits_2 = (self.fc_uniform or self.fc)(z_1), self.fc(z_2)
+            logits_1 = nn.functional.linear(z_1, *self._map(self.fc_uniform or self.fc))
+            logits_2 = nn.functional.linear(z_2, *self._map(self.fc))
         else:
             y_1 = y_2 = labels
-            logits_2 = self.fc(z)
-            logits_1 = logits_2 if self.fc_uniform is None else self.fc_uniform(z)
+            logits_2 = nn.functional.linear(z, *self._map(self.fc))
+            logits_1 = logits_2 if self.fc_uniform is None else nn.functional.linear(z, *self._map(self.fc_uniform))
         return dict(loss_uniform=self.eta * self.loss_uniform(logits_1, y_1),
                     loss_rebalanced=(1 - self.eta) * self.loss_module(logits_2, y_2))
 
