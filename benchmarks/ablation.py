@@ -44,6 +44,7 @@ SWITCHES = {  # name: settings that differ from the default
     'gamma = 4': {'default_hooks.gbbn.gamma': 4.0},
     'two classifiers, the second predicts': {f'{HEAD}share_classifier': False},
     'two classifiers, their mean predicts': {f'{HEAD}share_classifier': False, f'{HEAD}predict_head': 'mean'},
+    'cosine classifier, HyCon: weight 0.05': {f'{HEAD}temperature': 1 / 30, f'{HYCON}loss_weight': 0.05},
     'without mixture, a half of the batch for each branch': {'model.mixture': None, **TWICE},
     'two mixture views': {'model.num_views': 2, f'{HYCON}positives': ['view', 'mean'], **TWICE},
     'HyCon: InfoNCE': {f'{HYCON}negatives': True},

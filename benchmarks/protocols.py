@@ -61,6 +61,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'GLMC': 'glmc/{}.py',
     'GBBN alone': 'allnc/{}_gbbn.py',
     'AllNC without mixture': 'allnc/{}_clean.py',
+    'AllNC, cosine classifier': 'allnc/{}_cosine.py',
     'AllNC': 'allnc/{}.py',
 }
 SECOND_STAGE = {f'{name}{views}': (f'CE{views}', keys)  # a run of the same seed, settings that take its checkpoint
