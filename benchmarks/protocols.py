@@ -38,6 +38,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'LA': 'la/{}.py',
     'CE + mixture': 'ce/{}_mixture.py',
     'LA + mixture': 'la/{}_mixture.py',
+    'LA, cosine classifier': 'la/{}_cosine.py',
     'ETF + DR': 'etf/{}.py',
     'ETF + DR + mixture': 'etf/{}_mixture.py',
     'BBN': 'bbn/{}.py',
@@ -78,7 +79,8 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
 }
 SKIPPED = {
     'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
-    'cifar10-balanced': ('LA', 'LA + mixture', 'CB-CE', 'CB-CE + mixture', 'CE-DRW', 'CE-DRW + mixture'),  # as CE
+    'cifar10-balanced': ('LA', 'LA + mixture', 'LA, cosine classifier', 'CB-CE', 'CB-CE + mixture', 'CE-DRW',
+                         'CE-DRW + mixture'),  # as CE
     'cifar100-if100': ('tau-norm', 'tau-norm + mixture'),  # its exponent needs validation images
 }
 # settings of a config that decide a trained network; and those among them that depend on the machine, or only tell

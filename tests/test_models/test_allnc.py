@@ -227,7 +227,7 @@ def test_prediction_is_one_linear_map(predict_head):
 
 @pytest.mark.parametrize('predict_head', ['rebalanced', 'uniform'])
 def test_cosine_classifier(predict_head):
-    """Logits are cosines over the temperature, in training and inference; lengths of features and vectors are nothing."""
+    """Logits are cosines over the temperature; the lengths of features and vectors are nothing."""
     head = build_head(share_classifier=False, predict_head=predict_head, temperature=0.2, p2p=P2P, hycon=HYCON,
                       momentum=0)
     assert head.fc.bias is None and head.fc_uniform.bias is None

@@ -77,8 +77,8 @@ class AllNCHead(ClsHead):
         if share_classifier and predict_head != 'rebalanced':
             raise ValueError(f'`predict_head={predict_head!r}` needs two classifiers: set share_classifier=False.')
         if temperature is not None and not 0 < temperature < math.inf:
-            raise ValueError(f'Expected `temperature` to be positive, but got {temperature}; 1 / 30 is usual, None is a '
-                             'linear classifier.')
+            raise ValueError(f'Expected `temperature` to be positive, but got {temperature}; 1 / 30 is usual, None is '
+                             'a linear classifier.')
         if temperature is not None and predict_head == 'mean':
             raise ValueError("The mean of two cosine classifiers is none: set predict_head='rebalanced' or 'uniform', "
                              'or remove `temperature`.')
