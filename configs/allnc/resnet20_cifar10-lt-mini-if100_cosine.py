@@ -6,5 +6,6 @@ model = dict(
         loss_uniform=dict(tau=0.7),
         loss_rebalanced=dict(tau=1.1),
         hycon=dict(loss_weight=0.05),
+        p2p=dict(classifier_weight=1.0),
     ))
 train_dataloader = dict(batch_sampler=dict(q=1.0, progressive=False))
