@@ -182,15 +182,16 @@ class AllNCHead(ClsHead):
         return losses
 
     def _classification(self, z: Tensor, labels: Tensor, num_views: int, bilateral: bool) -> dict[str, Tensor]:
+        map_2 = self._map(self.fc)
+        map_1 = map_2 if self.fc_uniform is None else self._map(self.fc_uniform)
         if bilateral:
             (z_1, z_2), (y_1, y_2) = (x.unflatten(0, (num_views, 2, -1)).unbind(1) for x in (z, labels))
             (z_1, y_1), (z_2, y_2) = ((a.flatten(0, 1), b.flatten(0, 1)) for a, b in ((z_1, y_1), (z_2, y_2)))
-            logits_1 = nn.functional.linear(z_1, *self._map(self.fc_uniform or self.fc))
-            logits_2 = nn.functional.linear(z_2, *self._map(self.fc))
+            logits_1, logits_2 = nn.functional.linear(z_1, *map_1), nn.functional.linear(z_2, *map_2)
         else:
             y_1 = y_2 = labels
-            logits_2 = nn.functional.linear(z, *self._map(self.fc))
-            logits_1 = logits_2 if self.fc_uniform is None else nn.functional.linear(z, *self._map(self.fc_uniform))
+            logits_2 = nn.functional.linear(z, *map_2)
+            logits_1 = logits_2 if self.fc_uniform is None else nn.functional.linear(z, *map_1)
         return dict(loss_uniform=self.eta * self.loss_uniform(logits_1, y_1),
                     loss_rebalanced=(1 - self.eta) * self.loss_module(logits_2, y_2))
 
