@@ -59,6 +59,12 @@ def stock_preprocessor(model: nn.Module, cfg: Config) -> dict:
     return settings
 
 
+def cosine_head(scale: float, weight: torch.Tensor, sizes: dict) -> tuple[dict, dict]:
+    """Config entry of mmpretrain's head of scaled cosines, and its unit vectors."""
+    return (dict(head=dict(type='ArcFaceClsHead', scale=scale, margins=0.0, **sizes)),
+            {'head.norm_product.weight': weight})
+
+
 def stock_head(model: nn.Module) -> tuple[dict, dict]:
     """Config entries that replace those of the model, and the weights of what they build.
 
@@ -68,18 +74,16 @@ def stock_head(model: nn.Module) -> tuple[dict, dict]:
     """
     head = model.head
     sizes = dict(num_classes=getattr(head, 'num_classes', None), in_channels=getattr(head, 'in_channels', None))
+    if isinstance(head, AllNCHead) and head.temperature is not None:
+        return cosine_head(1 / head.temperature, head.classifier_weight * head.temperature, sizes)
     if isinstance(head, AllNCHead):
         weight, bias = head.predict_map()
-        if head.temperature is not None:
-            return (dict(head=dict(type='ArcFaceClsHead', scale=1 / head.temperature, margins=0.0, **sizes)),
-                    {'head.norm_product.weight': weight * head.temperature})
         return dict(head=dict(type='LinearClsHead', **sizes)), {'head.fc.weight': weight, 'head.fc.bias': bias}
     if not isinstance(head, CosineHead):
         raise TypeError('Expected a model with an AllNCHead, ETFHead, SoftmaxCodeHead, SphericalHead or CMFHead, but '
                         f'got {type(head).__name__}; stock heads need no conversion, others have no counterpart.')
 
-    parts = dict(head=dict(type='ArcFaceClsHead', scale=float(head.scale), margins=0.0, **sizes))
-    state = {'head.norm_product.weight': head.classifier_weight}
+    parts, state = cosine_head(float(head.scale), head.classifier_weight, sizes)
     if head.norm is None:
         return parts, state
     pooled = type(model.neck).__name__ == 'GlobalAveragePooling'
