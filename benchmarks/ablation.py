@@ -3,9 +3,10 @@
 python benchmarks/ablation.py run [PROTOCOL] [--only NAME ...] [--jobs 2]   trains what is not done yet
 python benchmarks/ablation.py table [--into FILE]                           prints the tables from the logs
 
-One change at a time, beside the default. PROTOCOL is cifar10-if100 (default; CIFAR-10-LT with n_max=500, ResNet-20,
-160 image-epochs, two views cost two), cifar10-balanced or cifar100-if100 of protocols.py; the defaults, AllNC without
-HyCon and P2P and AllNC without mixture are its runs: train them first.
+One change at a time, beside the default; on CIFAR-100 beside the best row there, AllNC with a cosine classifier.
+PROTOCOL is cifar10-if100 (default; CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs, two views cost two),
+cifar10-balanced or cifar100-if100 of protocols.py; the defaults, AllNC without HyCon and P2P, without mixture and with
+a cosine classifier are its runs: train them first.
 Accuracies are those of the validation split, from which the defaults are chosen; the geometry is that of the features
 of the test split and of the classifier, no accuracy of which enters.
 """
@@ -20,8 +21,9 @@ import protocols
 
 PROTOCOLS, DEFAULT = ('cifar10-if100', 'cifar10-balanced', 'cifar100-if100'), 'AllNC'
 # runs of protocols.py
+COSINE = 'AllNC, cosine classifier'
 ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P',
-        'AllNC without mixture': 'without mixture, all samples for both branches'}
+        'AllNC without mixture': 'without mixture, all samples for both branches', COSINE: COSINE}
 HEAD, HYCON, P2P, SAMPLER = 'model.head.', 'model.head.hycon.', 'model.head.p2p.', 'train_dataloader.batch_sampler.'
 MLP = dict(type='NonLinearNeck', out_channels=128, with_avg_pool=False, with_last_bn=False, norm_cfg=dict(type='BN1d'))
 PROJECTOR = {f'{HEAD}projector': dict(MLP, in_channels=64, hid_channels=128), f'{HEAD}proj_channels': 128}
@@ -69,6 +71,21 @@ SWITCHES.update({f'{BESIDE_FORMER}{name}': {f'{P2P}classifier_weight': 0.1, **SW
     're-balanced by the loss alone', 'HyCon: InfoNCE', 'HyCon: projector and predictor, weight 0.05',
     *(f'HyCon: weight {weight}' for weight in (0.05, 1.0, 2.0, 5.0)))})
 CLASS_MEANS = 'nearest class mean instead of the classifier'
+COSINE_SWITCHES = {f'{COSINE}, {name}': changes for name, changes in {  # settings that differ from COSINE
+    'without HyCon and P2P': {f'{HEAD}hycon': None, f'{HEAD}p2p': None},
+    'without HyCon': {f'{HEAD}hycon': None},
+    'without P2P': {f'{HEAD}p2p': None},
+    'without GBBN: CE': CE,
+    'tau = 1 in both branches': {f'{HEAD}loss_uniform.tau': 1.0, f'{HEAD}loss_rebalanced.tau': 1.0},
+    're-balanced by the sampler too': {f'{SAMPLER}q': 0.0, f'{SAMPLER}progressive': True},
+    'linear classifier': {f'{HEAD}temperature': None},
+    'P2P: weight 0.05': {f'{P2P}classifier_weight': 0.05},
+    'P2P: weight 2.0': {f'{P2P}classifier_weight': 2.0},
+    'P2P: target etf': {f'{P2P}target': 'etf'},
+    'P2P: target hinge': {f'{P2P}target': 'hinge'},
+}.items()}
+# rows whose differences are not from the default
+BESIDE = {BESIDE_FORMER: FORMER, f'{COSINE}, ': COSINE}
 IDEAS = {  # name: settings, for each of IDEA_METHODS
     CLASS_MEANS: {},
     'moving average of the weights': {
@@ -79,7 +96,7 @@ IDEAS = {  # name: settings, for each of IDEA_METHODS
     'AutoAugment and cutout': {},
 }
 IDEA_METHODS = ('CE', 'LA + mixture', DEFAULT)
-JOBS = {**{name: (DEFAULT, name) for name in SWITCHES},
+JOBS = {**{name: (DEFAULT, name) for name in SWITCHES}, **{name: (COSINE, name) for name in COSINE_SWITCHES},
         **{f'{idea}: {method}': (method, idea) for idea in IDEAS for method in IDEA_METHODS}}
 GEOMETRY = ('std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality')
 
@@ -98,7 +115,7 @@ def changes(name):
     """Settings of a job that differ from its method."""
     from mmengine.config import Config
     method, change = JOBS[name]
-    options = dict(SWITCHES.get(change, IDEAS.get(change)))
+    options = dict({**SWITCHES, **COSINE_SWITCHES, **IDEAS}[change])
     cfg = Config.fromfile(config_of(method))
     *transforms, pack = cfg.train_dataloader.dataset.pipeline
     if options.get('model.num_views') == 2:  # the pipeline up to PackInputs, once for each view
@@ -187,17 +204,18 @@ def switches_table(protocol):
     """What each switch changes, as Markdown: accuracy on validation, and geometry."""
     cells = Table(protocol)
     split = 'every other test image' if protocol == 'cifar100-if100' else 'validation split'  # it has none
+    beside = ', '.join(f'those of rows `{prefix}...` from the row `{row}`' for prefix, row in BESIDE.items()
+                       if any(name.startswith(prefix) for name, _ in cells.found))
     lines = [f'AllNC on `{protocol}`: {split}, last epoch, post-hoc tau tuned there; differences from the default '
-             f'paired by seed, those of rows `{BESIDE_FORMER}...` from the row `{FORMER}`', '',
+             'paired by seed' + (f', {beside}' if beside else ''), '',
              '| switch | seeds | overall | few | overall at tau 0 | ' + ' | '.join(GEOMETRY) + ' |',
              '| --- ' * (5 + len(GEOMETRY)) + '|']
-    for name in (*ROWS, *SWITCHES):
-        seeds = cells.seeds(name)
+    for name in (*ROWS, *SWITCHES, *COSINE_SWITCHES):
+        default = next((row for prefix, row in BESIDE.items() if name.startswith(prefix)), DEFAULT)
+        seeds = set(cells.seeds(name)) & set(cells.seeds(default))
         if not seeds:
             continue
-        columns, default = (('overall', ''), ('few', ''), ('overall', '_tau0')), DEFAULT
-        if name.startswith(BESIDE_FORMER):
-            default = FORMER
+        columns = (('overall', ''), ('few', ''), ('overall', '_tau0'))
         if name == DEFAULT:
             row = [cells.accuracy(name, *column) for column in columns] + [cells.measure(name, m) for m in GEOMETRY]
         else:
