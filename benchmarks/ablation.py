@@ -81,8 +81,7 @@ COSINE_SWITCHES = {f'{COSINE}, {name}': changes for name, changes in {  # settin
     'linear classifier': {f'{HEAD}temperature': None},
     'P2P: weight 0.05': {f'{P2P}classifier_weight': 0.05},
     'P2P: weight 2.0': {f'{P2P}classifier_weight': 2.0},
-    'P2P: target etf': {f'{P2P}target': 'etf'},
-    'P2P: target hinge': {f'{P2P}target': 'hinge'},
+    'P2P: hinge': {f'{P2P}target': 'hinge'},
 }.items()}
 # rows whose differences are not from the default
 BESIDE = {BESIDE_FORMER: FORMER, f'{COSINE}, ': COSINE}
