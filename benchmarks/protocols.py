@@ -290,18 +290,43 @@ def train_job(args, protocol, name, seed):
 
 
 def tau_norm(config, checkpoint, work_dir):
-    """Divide the classifier vectors of a run by the power of their lengths that is best on validation; evaluate."""
+    """Divide the classifier vectors of a run by the power of their lengths that is best on validation; evaluate.
+
+    The BatchNorm statistics are re-estimated on unmixed images before the power is chosen.
+    """
+    import torch
     from mmengine.config import Config
+    from mmengine.runner import load_checkpoint
+
+    from allnc_mm.visualization.comparison import build_model
     start = time.time()
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg = Config.fromfile(config)
+    model = build_model(cfg)
+    found = load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
+    clean_statistics(model, cfg)
+    clean = work_dir / 'clean_statistics.tmp'
+    torch.save(dict(found, state_dict=model.state_dict()), clean)
     cfg.val_dataloader = dict(cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split='val'))
     cfg.dump(work_dir / Path(config).name)
     tool = [sys.executable, ROOT / 'tools/model_converters/posthoc_rebalance.py', work_dir / Path(config).name,
-            checkpoint, work_dir / Path(checkpoint).name]
+            clean, work_dir / Path(checkpoint).name]
     with open(work_dir / 'driver.log', 'w') as log:
         subprocess.run(tool, stdout=log, stderr=log, check=True)
+    clean.unlink()
     return dict(minutes=round((time.time() - start) / 60, 1), **evaluate(work_dir))
+
+
+def clean_statistics(model, cfg):
+    """Re-estimate the BatchNorm statistics of a model on the training images of its config, without mixture."""
+    import torch
+    from mmengine.runner import Runner
+    from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
+    train = {k: v for k, v in cfg.train_dataloader.items() if k != 'batch_sampler'}
+    train = Runner.build_dataloader(dict(train, batch_size=128), seed=0)
+    model.train()
+    with torch.no_grad():
+        update_bn_stats(model, train, num_samples=8192, logger='silent')
 
 
 def is_missing(done, name, seed, settings):
@@ -362,7 +387,6 @@ def evaluate(work_dir):
     import torch
     from mmengine.config import Config
     from mmengine.runner import Runner, load_checkpoint
-    from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
 
     from allnc_mm.visualization.comparison import build_model, evaluate_run, find_run
     result = evaluate_run(str(work_dir))
@@ -379,8 +403,6 @@ def evaluate(work_dir):
     for split in splits:
         loader = dict(cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split=split))
         loaders[split] = Runner.build_dataloader(loader)
-    train = {k: v for k, v in cfg.train_dataloader.items() if k != 'batch_sampler'}
-    train = Runner.build_dataloader(dict(train, batch_size=128), seed=0)
     log_prior = np.log(result.num_per_class / result.num_per_class.sum())
     classes = range(len(log_prior))
     groups = dict(overall=classes, **result.groups)
@@ -402,9 +424,7 @@ def evaluate(work_dir):
 
     for statistics in ('running', 'precise'):
         if statistics == 'precise':
-            model.train()
-            with torch.no_grad():
-                update_bn_stats(model, train, num_samples=8192, logger='silent')
+            clean_statistics(model, cfg)
         predictions = {split: scores(loader) for split, loader in loaders.items()}
         if 'val' not in predictions:
             logits, labels = predictions['test']

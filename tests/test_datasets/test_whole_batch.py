@@ -62,7 +62,8 @@ def test_operation_is_that_of_mmpretrain(images, cfg, mean, most, negative):
     transform = TRANSFORMS.build(cfg)
     batch = WholeBatch([transform])
     ours = batch(images, draws(batch, len(images))).float()
-    theirs = ordinary(transform, images.flip(1)).flip(1).float()  # mmcv takes the channels for BGR
+    # mmcv takes the channels for BGR, we for RGB: one of the two differences that docs/speed.md tells
+    theirs = ordinary(transform, images.flip(1)).flip(1).float()
     if cfg['type'] == 'Sharpness':  # PIL and torchvision keep the border pixels, OpenCV reflects
         ours, theirs = ours[..., 1:-1, 1:-1], theirs[..., 1:-1, 1:-1]
         images = images[..., 1:-1, 1:-1]

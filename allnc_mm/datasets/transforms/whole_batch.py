@@ -1,5 +1,8 @@
 """Whole-batch counterparts of mmpretrain's transforms: the same settings and distribution, one call for N images.
 
+Two differences: colour operations take the channels for RGB, which is what CIFAR's are, and mmcv's take them for BGR;
+and ``Rotate`` with a single number for ``pad_val`` fills all channels, mmcv's the first alone.
+
 Every image has random numbers of its own. They come as an argument, (N, ``draws``) uniform in [0, 1), so the result
 does not depend on the device; images are (N, C, H, W), uint8 or float in 0..255.
 """
@@ -146,7 +149,7 @@ class RandomGrayscale:
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         gray = sum(w * images[:, i:i + 1].float() for i, w in enumerate(self.weights))
-        return torch.where(_column(u[:, 0] < self.prob), gray.round().expand_as(images).to(images.dtype), images)
+        return torch.where(_column(u[:, 0] < self.prob), gray.expand_as(images).to(images.dtype), images)
 
 
 # Photometric and affine operations on float images in 0..255 with one magnitude an image.
@@ -239,10 +242,7 @@ class _Kind:
         return self._affine(x, magnitude)
 
     def _affine(self, x: Tensor, m: Tensor) -> Tensor:
-        """Inverse maps of mmcv's imshear, imtranslate and imrotate: where each output pixel comes from.
-
-        One difference: mmcv's imrotate fills the first channel alone when ``pad_val`` is a single number.
-        """
+        """Inverse maps of mmcv's imshear, imtranslate and imrotate: where each output pixel comes from."""
         height, width = x.shape[-2:]
         rows = torch.arange(height, device=x.device, dtype=torch.float32).view(1, -1, 1)
         cols = torch.arange(width, device=x.device, dtype=torch.float32).view(1, 1, -1)

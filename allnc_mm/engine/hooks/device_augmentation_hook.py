@@ -20,7 +20,9 @@ class DeviceAugmentationHook(Hook):
     RandAugment with the same settings and distribution for all images at once
     (:class:`allnc_mm.datasets.transforms.WholeBatch` lists what there is; mmpretrain's ``MultiView`` too). As with the
     ordinary pipeline the images depend on (seed, epoch, indices of the batch) and on nothing else, but they are other
-    draws of the same distribution. Validation and test keep their pipelines. ::
+    draws of the same distribution; except that colour operations take the channels for RGB, which CIFAR's are, where
+    mmcv's take them for BGR, and that ``Rotate`` with a single number for ``pad_val`` fills all channels, where mmcv's
+    fills the first alone. Validation and test keep their pipelines. ::
 
         custom_hooks = [dict(type='DeviceAugmentationHook')]
 

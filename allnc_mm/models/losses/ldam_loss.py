@@ -39,13 +39,12 @@ class LDAMLoss(BaseModule):
         ldam_margins([1], max_margin)  # refuses a bad margin when the config is read
         self.max_margin, self.reduction, self.loss_weight = max_margin, reduction, float(loss_weight)
         self.scale = float(scale)
-        # Not in the state_dict: it follows from the data.
-        self.register_buffer('margins', torch.empty(0), persistent=False)
+        # They follow from the data: neither in the state_dict nor a buffer, whose shape EMAHook takes for final.
+        self.margins = torch.empty(0)
 
     def set_class_counts(self, num_per_class: Sequence[int]) -> None:
         """Compute the margins."""
-        margins = torch.as_tensor(ldam_margins(num_per_class, self.max_margin), dtype=torch.float32)
-        self.margins = margins.to(self.margins.device)
+        self.margins = torch.as_tensor(ldam_margins(num_per_class, self.max_margin), dtype=torch.float32)
 
     def forward(self,
                 cls_score: Tensor,
@@ -57,6 +56,8 @@ class LDAMLoss(BaseModule):
         if len(self.margins) != cls_score.shape[1]:
             raise RuntimeError(f'LDAMLoss has counts of {len(self.margins)} classes for {cls_score.shape[1]} logits; '
                                'add dict(type="ClassCountsHook") to the hooks and check num_classes.')
+        if self.margins.device != cls_score.device:
+            self.margins = self.margins.to(cls_score.device)
         loss = ldam_cross_entropy(cls_score, label, self.scale * self.margins)
         return self.loss_weight * weight_reduce_loss(
             loss, None if weight is None else weight.float(), reduction_override or self.reduction, avg_factor)

@@ -39,8 +39,8 @@ class LogitAdjustedLoss(BaseModule):
             raise ValueError(f"Expected `reduction` to be one of 'none', 'mean', 'sum', but got {reduction!r}.")
         self.tau, self.reduction, self.loss_weight = float(tau), reduction, float(loss_weight)
         self.num_per_class = read_class_counts(num_per_class, 'LogitAdjustedLoss')
-        # Not in the state_dict: it follows from the data, and its size is unknown until they are.
-        self.register_buffer('log_prior', None, persistent=False)
+        # It follows from the data: neither in the state_dict nor a buffer, whose shape EMAHook takes for final.
+        self.log_prior: Tensor | None = None
         if self.num_per_class is not None:
             self.set_prior(self.num_per_class)
 

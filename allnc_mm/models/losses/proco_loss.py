@@ -46,7 +46,8 @@ class ProCoLoss(BaseModule):
         for name, shape in (('sums', (num_classes, dim)), ('counts', (num_classes, ))):
             self.register_buffer(name, torch.zeros(shape))  # since the beginning of the last epoch
             self.register_buffer(f'epoch_{name}', torch.zeros(shape))  # since the beginning of this one
-        self.register_buffer('log_prior', torch.empty(0), persistent=False)  # follows from the data
+        # It follows from the data: neither in the state_dict nor a buffer, whose shape EMAHook takes for final.
+        self.log_prior = torch.empty(0)
 
     def set_class_counts(self, num_per_class: Sequence[int]) -> None:
         """Take the prior."""
@@ -54,7 +55,7 @@ class ProCoLoss(BaseModule):
         if not (counts > 0).all():
             raise ValueError('ProCoLoss needs training images of every class, but there are none of classes '
                              f'{(~(counts > 0)).nonzero().flatten().tolist()[:10]}.')
-        self.log_prior = (counts / counts.sum()).log().float().to(self.log_prior.device)
+        self.log_prior = (counts / counts.sum()).log().float()
 
     def start_epoch(self) -> None:
         """Forget what is older than the last epoch; called by :class:`EpochStartHook`."""
@@ -78,6 +79,8 @@ class ProCoLoss(BaseModule):
             raise RuntimeError(f'ProCoLoss has counts of {len(self.log_prior)} classes for num_classes='
                                f'{len(self.unseen)}; add dict(type="ClassCountsHook") to the hooks and check '
                                'num_classes.')
+        if self.log_prior.device != features.device:
+            self.log_prior = self.log_prior.to(features.device)
         features = unit_rows(features.float())
         means = self._update(features, labels)
         logits = vmf_log_expectation(features, unit_rows(means), vmf_concentration(means), self.temperature)

@@ -45,9 +45,9 @@ class ReweightedLoss(BaseModule):
         self.beta, self.power, self.normalize, self.loss_weight = beta, power, normalize, float(loss_weight)
         self._balanced([1, 1])  # refuses a bad setting when the config is read
         self.loss = MODELS.build(loss)
-        # Not in the state_dict: they follow from the data and the progress.
-        self.register_buffer('class_weight', torch.empty(0), persistent=False)
-        self.register_buffer('balanced_weight', torch.empty(0), persistent=False)
+        # They follow from the data and the progress: neither in the state_dict nor buffers, whose shapes EMAHook takes
+        # for final.
+        self.class_weight = self.balanced_weight = torch.empty(0)
 
     def _balanced(self, num_per_class: Sequence[int]) -> Tensor:
         if self.power is None:
@@ -58,12 +58,12 @@ class ReweightedLoss(BaseModule):
 
     def set_class_counts(self, num_per_class: Sequence[int]) -> None:
         """Compute the weights."""
-        self.balanced_weight = self._balanced(num_per_class).to(self.balanced_weight.device)
+        self.balanced_weight = self._balanced(num_per_class)
         self.set_reweighting(True)
 
     def set_reweighting(self, active: bool) -> None:
         """Switch the weights on, or set all to 1; called by :class:`DRWHook`."""
-        self.class_weight = self.balanced_weight.clone() if active else torch.ones_like(self.balanced_weight)
+        self.class_weight = self.balanced_weight if active else torch.ones_like(self.balanced_weight)
 
     def forward(self, cls_score: Tensor, label: Tensor, avg_factor: int | None = None) -> Tensor:
         """Loss of logits (N, K) against integer labels (N,) or soft labels (N, K)."""
@@ -71,6 +71,8 @@ class ReweightedLoss(BaseModule):
             raise RuntimeError(f'ReweightedLoss has counts of {len(self.class_weight)} classes for '
                                f'{cls_score.shape[1]} logits; add dict(type="ClassCountsHook") to the hooks and check '
                                'num_classes.')
+        if self.class_weight.device != cls_score.device:
+            self.class_weight = self.class_weight.to(cls_score.device)
         cls_score = cls_score.float()
         if label.ndim == 2:
             if isinstance(self.loss, FocalLoss):

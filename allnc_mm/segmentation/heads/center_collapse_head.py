@@ -75,14 +75,15 @@ class CenterCollapseHead(BaseDecodeHead):
         self.gain = nn.Sequential(nn.Linear(channels, embed_dims), nn.ReLU(inplace=True))
         self.drop = nn.Dropout(dropout_ratio)
         self.register_buffer('code', simplex_etf(self.num_classes, embed_dims, seed=seed, dtype=torch.float32))
-        self.register_buffer('log_prior', None, persistent=False)  # it follows from the data
+        # It follows from the data: neither in the state_dict nor a buffer, whose shape EMAHook takes for final.
+        self.log_prior: Tensor | None = None
         if frozen:
             for parameter in (*self.reduce.parameters(), *self.gain.parameters()):
                 parameter.requires_grad = False
 
     def set_class_counts(self, num_per_class: Sequence[int]) -> None:
         """Take the log frequency from the pixels per class; called by :class:`PixelCountsHook`."""
-        share = torch.as_tensor(num_per_class, dtype=torch.float64, device=self.code.device)
+        share = torch.as_tensor(num_per_class, dtype=torch.float64)
         # a class without training pixels is never present, and its logit does not matter
         self.log_prior = (share / share.sum()).clamp_min(1e-12).log().float()
 
@@ -95,6 +96,8 @@ class CenterCollapseHead(BaseDecodeHead):
         if self.tau and self.log_prior is None:
             raise RuntimeError("CenterCollapseHead has no class counts: add default_hooks=dict(class_counts=dict(type="
                                "'PixelCountsHook')), or set tau=0.")
+        if self.log_prior is not None and self.log_prior.device != self.code.device:
+            self.log_prior = self.log_prior.to(self.code.device)
         labels = self._stack_batch_gt(batch_data_samples).squeeze(1)
         features = self.forward(inputs)
         with torch.autocast(features.device.type, enabled=False):

@@ -15,7 +15,9 @@ class PixelLoss(nn.Module):
     def init_pixels(self, class_weight: Sequence[float] | None, loss_name: str) -> None:
         """Set up; not in ``__init__``, which has other arguments in every class."""
         self._loss_name = loss_name
-        self.register_buffer('class_weight', None, persistent=False)  # it follows from the config or the data
+        # It follows from the config or the data: neither in the state_dict nor a buffer, whose shape EMAHook takes for
+        # final.
+        self.class_weight: Tensor | None = None
         if class_weight is not None:
             self.set_class_weight(class_weight)
 
