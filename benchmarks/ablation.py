@@ -128,6 +128,13 @@ def changes(name):
     return options
 
 
+def jobs_of(protocol):
+    """Names of a protocol's jobs: COSINE is for CIFAR-100, ideas are tried on the first."""
+    if protocol == 'cifar100-if100':
+        return [*SWITCHES, *COSINE_SWITCHES]
+    return [name for name in JOBS if name not in COSINE_SWITCHES and (name in SWITCHES or protocol == PROTOCOLS[0])]
+
+
 def job_settings(args, protocol, name, seed):
     """Config of a job's method, and its settings to override."""
     config = config_of(JOBS[name][0])
@@ -255,7 +262,7 @@ def main():
     commands = parser.add_subparsers(dest='command', required=True)
     run = commands.add_parser('run')
     run.add_argument('protocol', choices=PROTOCOLS, nargs='?', default=PROTOCOLS[0])
-    run.add_argument('--only', nargs='+', choices=JOBS, metavar='NAME', help='default: all')
+    run.add_argument('--only', nargs='+', choices=JOBS, metavar='NAME', help='default: all of the protocol')
     protocols.add_run_arguments(run)
     show = commands.add_parser('table')
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks')
@@ -263,7 +270,7 @@ def main():
     if args.command == 'run':
         path, done = results(args.protocol)
         protocols.work_on([(path, dict(name=name, seed=seed), (args.protocol, name, seed)) for seed in args.seeds
-                           for name in args.only or JOBS if protocols.is_missing(
+                           for name in args.only or jobs_of(args.protocol) if protocols.is_missing(
                                done, name, seed, job_fingerprint(args, args.protocol, name, seed))], train_job, args)
         return
     for mark, table in TABLES.items():

@@ -38,3 +38,22 @@ def cifar_root(shared_data) -> Path:
 def torch_load_as_users_have_it(monkeypatch):
     """The tools set this variable when they are imported, which tests do; it would hide what a test of ours refuses."""
     monkeypatch.delenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', raising=False)
+
+
+@pytest.fixture
+def largest_tensor():
+    """A context; afterwards ``numel`` of what it yields is that of the largest tensor that was computed in it."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    self.numel = max(self.numel, tensor.numel())
+            return out
+
+    return Largest()

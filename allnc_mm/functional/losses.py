@@ -147,7 +147,7 @@ def _info_nce(pred, target, labels, prototypes, present, num_views, positives, t
     """InfoNCE; (N,) values and which anchors have a positive."""
     num, dev = len(pred), pred.device
     itself = torch.eye(num, dtype=torch.bool, device=dev)
-    keys, key_labels, key_valid = target, labels, ~itself & (labels.sum(1) > 0)
+    keys, key_valid = target, ~itself & (labels.sum(1) > 0)
     positive = torch.zeros(num, num, device=dev)
     if 'class' in positives:
         positive = labels @ labels.T  # the probability that the two are of one class; 0 or 1 for hard labels
@@ -157,14 +157,17 @@ def _info_nce(pred, target, labels, prototypes, present, num_views, positives, t
     positive = positive * key_valid
     if 'mean' in positives:
         keys = torch.cat([keys, unit_rows(prototypes)])
-        key_labels = torch.cat([key_labels, torch.eye(len(prototypes), device=dev)])
         key_valid = torch.cat([key_valid, present.expand(num, -1)], 1)
         positive = torch.cat([positive, labels * present], 1)
 
     share = key_valid.float()  # weight of key j in anchor i's denominator
     if class_average:  # sum over classes of its share of that class's keys (without i itself)
-        size = share @ key_labels
-        share = share * (torch.where(size > 0, 1 / size.clamp_min(1e-12), 0.0) @ key_labels.T)
+        size = share[:, :num] @ labels
+        if 'mean' in positives:  # a mean is one key of its class: a row of the identity, which is K x K
+            size = size + share[:, num:]
+        inverse = torch.where(size > 0, 1 / size.clamp_min(1e-12), 0.0)
+        of_samples = inverse @ labels.T
+        share = share * (torch.cat([of_samples, inverse], 1) if 'mean' in positives else of_samples)
     logits = pred @ keys.T / temperature
     log_denominator = torch.logsumexp(logits.masked_fill(share <= 0, -torch.inf) + share.clamp_min(1e-30).log(), 1)
 

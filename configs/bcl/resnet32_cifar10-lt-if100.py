@@ -12,6 +12,11 @@ model = dict(
         projector=mlp,
         prototypes=mlp,
         num_views=3))
+# Steps of ProCo's released code, which trains BCL, too
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.2, by_epoch=True, end=5),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[160, 180], gamma=0.1),
+]
 # View 1 for the classifier, views 2 and 3 for the contrast
 train_dataloader = dict(
     dataset=dict(pipeline=[

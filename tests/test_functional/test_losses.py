@@ -222,6 +222,13 @@ def test_nothing_to_attract_is_a_zero_with_zero_gradients(form, rows):
     assert loss.item() == 0 and pred.grad.shape == pred.shape and not pred.grad.any()
 
 
+def test_infonce_forms_no_matrix_of_classes_by_classes(largest_tensor):
+    pred, prototypes = torch.randn(8, DIM, requires_grad=True), torch.randn(300, DIM)
+    with largest_tensor as largest:
+        hycon_loss(pred, pred, torch.arange(8) * 30, prototypes, positives=['class', 'mean'], negatives=True).backward()
+    assert 0 < largest.numel <= 8 * 308
+
+
 def test_zero_activations_have_no_direction_and_a_bounded_gradient():
     pred = torch.zeros(2, DIM, requires_grad=True)
     for negatives in (False, True):

@@ -26,6 +26,7 @@ GEOMETRY = dict(hycon=dict(type='HyConLoss'), p2p=dict(type='P2PLoss'), projecto
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=16), dict(type='PackInputs')]
 OWN = dict(type='ResNetCIFAR6n2', depth=20, base_channels=DIM // 4)
 STOCK = dict(type='VGG', depth=11, norm_cfg=dict(type='BN'), num_classes=-1)
+CONTRASTIVE = dict(type='ContrastiveClsHead', contrast=dict(type='SupConLoss'), projector=NECK, prototypes=NECK)
 HEADS = {
     'shared': dict(type='AllNCHead', **GEOMETRY),
     'mean': dict(type='AllNCHead', share_classifier=False, predict_head='mean', **GEOMETRY),
@@ -38,13 +39,17 @@ HEADS = {
     'softmax code': dict(type='SoftmaxCodeHead', length=9.0),
     'spherical': dict(type='SphericalHead', temperature=0.2, learnable_temperature=True),
     'class means': dict(type='CMFHead'),
+    'learned scales': dict(type='LWSHead'),
+    'contrastive': dict(CONTRASTIVE, classifier=dict(type='LinearClsHead')),
+    'contrastive, cosine': dict(CONTRASTIVE, classifier=dict(type='SphericalHead', temperature=0.2)),
 }
 
 
 def config(head, kind=None, backbone=OWN, **kwargs):
     kind = kind or ('AllNC' if head['type'] == 'AllNCHead' else 'ImageClassifier')
-    model = dict(type=kind, backbone=backbone, neck=dict(type='GlobalAveragePooling'),
-                 head=dict(head, num_classes=K, in_channels=512 if backbone is STOCK else DIM), **kwargs)
+    sizes = dict(num_classes=K, in_channels=512 if backbone is STOCK else DIM)
+    head = dict(head, classifier=dict(head['classifier'], **sizes)) if 'classifier' in head else dict(head, **sizes)
+    model = dict(type=kind, backbone=backbone, neck=dict(type='GlobalAveragePooling'), head=head, **kwargs)
     if kind == 'AllNC':
         model.update(mixture=dict(type='MixtureViews'), num_views=2, clean_means=True)
     return Config(dict(

@@ -1,9 +1,10 @@
 """Turn a model with a head of allnc_mm into a stock mmpretrain one: ``to_image_classifier.py CONFIG CHECKPOINT OUT``.
 
-What serves the training alone (projector, predictor, second branch, moving averages) is left behind. An ``AllNCHead``
-becomes a ``LinearClsHead``. A head of scaled cosines (``AllNCHead`` with a temperature, ``ETFHead``,
-``SoftmaxCodeHead``, ``SphericalHead``, ``CMFHead``) becomes an ``ArcFaceClsHead`` without margin, and its batch norm a
-``LinearNeck``. Trunk and predictions stay the same; that is checked before anything is written.
+What serves the training alone (projector, predictor, second branch, moving averages, a ``ContrastiveClsHead`` around
+its classifier) is left behind. An ``AllNCHead`` or ``LWSHead`` becomes a ``LinearClsHead``. A head of scaled cosines
+(``AllNCHead`` with a temperature, ``ETFHead``, ``SoftmaxCodeHead``, ``SphericalHead``, ``CMFHead``) becomes an
+``ArcFaceClsHead`` without margin, and its batch norm a ``LinearNeck``. Trunk and predictions stay the same; that is
+checked before anything is written.
 
 OUT.pth holds weights and class names; OUT.py the model and the test pipeline, for ``mmpretrain.apis``. It needs
 allnc_mm only where the trunk or the pipeline has a part of it.
@@ -19,7 +20,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from allnc_mm.models import AllNCHead
+from allnc_mm.models.heads import AllNCHead, ContrastiveClsHead, LWSHead
 from allnc_mm.models.heads.cosine_head import CosineHead
 from allnc_mm.registry import MODELS, TRANSFORMS
 
@@ -72,16 +73,17 @@ def stock_head(model: nn.Module) -> tuple[dict, dict]:
         TypeError: for any other head.
         ValueError: for a cosine head whose normalisation mmpretrain has no part for.
     """
-    head = model.head
+    head = model.head.classifier if isinstance(model.head, ContrastiveClsHead) else model.head
     sizes = dict(num_classes=getattr(head, 'num_classes', None), in_channels=getattr(head, 'in_channels', None))
     if isinstance(head, AllNCHead) and head.temperature is not None:
         return cosine_head(1 / head.temperature, head.classifier_weight * head.temperature, sizes)
-    if isinstance(head, AllNCHead):
-        weight, bias = head.predict_map()
+    if isinstance(head, (AllNCHead, LWSHead)) or head is not model.head and not isinstance(head, CosineHead):
+        weight, bias = head.predict_map() if hasattr(head, 'predict_map') else (head.fc.weight, head.fc.bias)
         return dict(head=dict(type='LinearClsHead', **sizes)), {'head.fc.weight': weight, 'head.fc.bias': bias}
     if not isinstance(head, CosineHead):
-        raise TypeError('Expected a model with an AllNCHead, ETFHead, SoftmaxCodeHead, SphericalHead or CMFHead, but '
-                        f'got {type(head).__name__}; stock heads need no conversion, others have no counterpart.')
+        raise TypeError('Expected a model with an AllNCHead, ETFHead, SoftmaxCodeHead, SphericalHead, CMFHead, LWSHead '
+                        f'or ContrastiveClsHead, but got {type(model.head).__name__}; stock heads need no conversion, '
+                        'others have no counterpart.')
 
     parts, state = cosine_head(float(head.scale), head.classifier_weight, sizes)
     if head.norm is None:
