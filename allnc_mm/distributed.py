@@ -8,9 +8,15 @@ vector) get the same gradient on each rank, whose average is that gradient. No o
 """
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
 
-__all__ = ['gather', 'gather_views', 'world_size']
+__all__ = ['gather', 'gather_views', 'unwrap', 'world_size']
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model in mmengine's wrapper for distributed training, or the model itself."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def world_size() -> int:

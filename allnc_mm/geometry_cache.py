@@ -2,7 +2,6 @@
 import hashlib
 import io
 import os
-import tempfile
 import warnings
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from .fileio import whole_file
 from .functional.softmax_codes import softmax_code
 from .functional.structured_codes import exact_code
 
@@ -92,11 +92,5 @@ def load_code(data: bytes, num_classes: int, dim: int) -> Tensor:
 
 
 def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path) as part, open(part, 'wb') as file:
+        file.write(data)

@@ -1,8 +1,8 @@
 """The linear map at the end of a classifier, and the features that it reads."""
-from mmengine.model import is_model_wrapper
 from mmpretrain.models.heads import ClsHead
 from torch import Tensor, nn
 
+from ..distributed import unwrap
 from ..functional.geometry import unit_rows
 from ..models.heads.cosine_head import CosineHead
 
@@ -70,7 +70,7 @@ class LastLayer:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrap(model)
         head = getattr(model, 'head', None)
         self.head = head if hasattr(head, 'pre_logits') else None
         self._watched = only_linear(model) if self.head is None else self.head

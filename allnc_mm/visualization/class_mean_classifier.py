@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..evaluation.long_tail_metric import long_tail_summary
+from ..fileio import whole_file
 from ..functional.collapse import ClassStatistics, pairwise_cosines
 from ..functional.geometry import unit_rows
 from ..functional.longtail import group_classes
@@ -177,9 +178,8 @@ def save_class_means(path: str, kind: str, cfg, model, maps, test, stats) -> str
                          f'and classifier, which a plain head does not, so {kind} cannot be saved; leave out --save'
                          + (', or take --classifier cmf.' if kind == 'ncc' else '.'))
     config = path.removesuffix('.pth') + '.py'
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    torch.save(dict(state_dict=target.state_dict(), meta={}), path + '.part')
-    os.replace(path + '.part', path)
+    with whole_file(path) as part:
+        torch.save(dict(state_dict=target.state_dict(), meta={}), part)
     new.dump(config)
     return config
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.table import Table
 
+from ..fileio import whole_file
 from ..functional.longtail import gini, group_by_share, group_classes, imbalance_factor
 from ..registry import DATASETS
 
@@ -145,7 +146,7 @@ def stats_table(stats: ClassStats) -> Table:
 
 def save_stats(stats: ClassStats, path: str) -> None:
     """Write the JSON that the ``num_per_class`` settings of metrics and losses accept as a path."""
-    with open(path, 'w') as file:
+    with whole_file(path) as part, open(part, 'w') as file:
         json.dump(stats.to_dict(), file, indent=1)
 
 

@@ -178,19 +178,6 @@ def test_a_wrong_conversion_is_not_written(tmp_path, monkeypatch):
     assert not (tmp_path / 'out').exists()
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / 'a.pth'
-    path.write_text('old')
-
-    def save_half(part):
-        Path(part).write_text('half')
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tool.write(str(path), save_half)
-    assert path.read_text() == 'old' and os.listdir(tmp_path) == ['a.pth']
-
-
 class Malice:
 
     def __reduce__(self):

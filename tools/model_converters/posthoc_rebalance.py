@@ -21,6 +21,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.models.heads import LinearClsHead
 from torch.utils.data import DataLoader
 
+from allnc_mm.fileio import whole_file
 from allnc_mm.functional.margins import tau_normalize
 from allnc_mm.registry import DATASETS
 from allnc_mm.visualization.runs import build_model
@@ -115,9 +116,8 @@ def convert(config: str, checkpoint: str, out: str, method: str = 'tau-norm', ta
     weight, bias = rebalance(*classifier, method, tau, log_prior)
     state = model.cpu().state_dict()
     state.update({'head.fc.weight': weight, 'head.fc.bias': bias})
-    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    torch.save(dict(state_dict=state, meta=dict(posthoc=f'{method}, tau={tau}')), out + '.part')
-    os.replace(out + '.part', out)
+    with whole_file(out) as part:
+        torch.save(dict(state_dict=state, meta=dict(posthoc=f'{method}, tau={tau}')), part)
     return tau
 
 

@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from allnc_mm.fileio import whole_file
 from allnc_mm.models.heads import AllNCHead, ContrastiveClsHead, LWSHead
 from allnc_mm.models.heads.cosine_head import CosineHead
 from allnc_mm.registry import MODELS, TRANSFORMS
@@ -133,18 +134,6 @@ def check(source: nn.Module, target: nn.Module) -> None:
         raise RuntimeError(f'The converted head is off by {gap:.2g} on random features; nothing was written.')
 
 
-def write(path: str, save) -> None:
-    """Let ``save`` write a file beside its place, and put it there when it is whole."""
-    root, suffix = os.path.splitext(path)
-    part = f'{root}.part{suffix}'
-    try:
-        save(part)
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
-
-
 @torch.no_grad()
 def convert(config: str, checkpoint: str, out: str) -> tuple[str, str]:
     """Convert one model; returns the paths of the new config and checkpoint."""
@@ -178,9 +167,10 @@ def convert(config: str, checkpoint: str, out: str) -> tuple[str, str]:
 
     meta = loaded.get('meta', {})
     saved = dict(state_dict=target.state_dict(), meta={k: meta[k] for k in ('dataset_meta', ) if k in meta})
-    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    write(out, lambda path: torch.save(saved, path))
-    write(new_config, stock.dump)
+    with whole_file(out) as part:
+        torch.save(saved, part)
+    with whole_file(new_config) as part, open(part, 'w', encoding='utf-8') as file:
+        file.write(stock.pretty_text)
     return new_config, out
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...registry import HOOKS
 from .gbbn_hook import GBBNHook
 
@@ -38,7 +38,7 @@ class ClassCountsHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check the number of classes and hand out the counts."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         counts = num_per_class(runner)
         for name, module in model.named_modules():
             classes = getattr(module, 'num_classes', None)

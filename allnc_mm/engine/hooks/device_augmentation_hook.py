@@ -1,7 +1,7 @@
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
+from ...distributed import unwrap
 from ...models.utils.device_augmentation import DeviceAugmentation
 from ...registry import HOOKS
 
@@ -49,7 +49,7 @@ class DeviceAugmentationHook(Hook):
             else:
                 for view in views:
                     view.append(transform)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         augmentation = DeviceAugmentation(model.data_preprocessor, views or [before])
         model.data_preprocessor = augmentation.to(next(model.parameters()).device)
         dataset.whole_batch = True

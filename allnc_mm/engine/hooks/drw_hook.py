@@ -1,6 +1,6 @@
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...registry import HOOKS
 
 
@@ -28,7 +28,7 @@ class DRWHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find the losses."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self.targets = [module for module in model.modules() if hasattr(module, 'set_reweighting')]
         self.active = None
         if not self.targets:

@@ -1,6 +1,6 @@
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...registry import HOOKS
 
 
@@ -13,7 +13,7 @@ class EpochStartHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         """Call ``start_epoch``."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         for module in model.modules():
             if hasattr(module, 'start_epoch'):
                 module.start_epoch()

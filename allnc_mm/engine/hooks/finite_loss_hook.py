@@ -2,8 +2,8 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import is_distributed
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...registry import HOOKS
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -67,7 +67,7 @@ class FiniteLossHook(Hook):
                                       or (hook.save_last and hook.is_last_train_iter(runner)))
 
     def _check(self, runner, weights: bool) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         device = next(model.parameters()).device
         sound = torch.ones((), dtype=torch.bool, device=device)
         if weights:

@@ -1,9 +1,9 @@
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from ...datasets.samplers import BilateralSampler
+from ...distributed import unwrap
 from ...functional.schedules import gbbn_eta
 from ...registry import HOOKS
 
@@ -35,7 +35,7 @@ class GBBNHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check the parts against each other and set the priors of the losses."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self.targets = [module for module in model.modules() if hasattr(module, 'set_eta')]
         if not self.targets:
             raise ValueError(f'GBBNHook found no module with `set_eta` in {type(model).__name__}; use AllNCHead (or '
@@ -63,7 +63,7 @@ class GBBNHook(Hook):
         """Move a progressive sampler on, and the priors of the losses with it."""
         if self.sampler is not None and self.sampler.progressive:
             self.sampler.set_eta(gbbn_eta(runner.epoch / runner.max_epochs, self.gamma))
-            self._set_priors(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+            self._set_priors(unwrap(runner.model))
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set eta."""

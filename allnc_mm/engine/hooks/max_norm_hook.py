@@ -1,7 +1,7 @@
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...registry import HOOKS
 
 
@@ -28,7 +28,7 @@ class MaxNormHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find the layer."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
         if self.layer not in linear:
             raise ValueError(f'MaxNormHook found no linear layer {self.layer!r} in {type(model).__name__}; set `layer` '

@@ -11,10 +11,10 @@ from mmengine.dataset import Compose, DefaultSampler
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from ...distributed import unwrap
 from ...evaluation import NeuralCollapseMetric
 from ...registry import HOOKS
 
@@ -190,7 +190,7 @@ class NeuralCollapseHook(Hook):
 
     def _evaluate(self, runner, step: int) -> None:
         start = time.perf_counter()
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         evaluator, size = Evaluator(self.metric), len(self.loader.dataset)
         self.metric.attach(model)
         try:

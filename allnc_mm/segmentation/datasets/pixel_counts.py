@@ -4,13 +4,14 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadAnnotations
+
+from ...fileio import whole_file
 
 __all__ = ['pixel_counts', 'set_num_per_class']
 
@@ -137,9 +138,7 @@ def _write_cache(path: Path | None, counts: np.ndarray) -> None:
     if path is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.tmp', delete=False) as file:
+        with whole_file(path) as part, open(part, 'wb') as file:
             np.save(file, counts)
-        os.replace(file.name, path)
     except OSError as error:
         print_log(f'The pixel counts could not be kept: {error}', logger='current', level=logging.WARNING)

@@ -1,6 +1,6 @@
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...registry import HOOKS
 
 
@@ -21,7 +21,7 @@ class AttachMetricsHook(Hook):
 
     @staticmethod
     def _attach(runner, evaluator) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         for metric in evaluator.metrics:
             if hasattr(metric, 'attach'):
                 metric.attach(model)

@@ -1,5 +1,5 @@
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...engine.hooks.class_counts_hook import ClassCountsHook
 from ...registry import HOOKS
 from ..datasets.pixel_counts import set_num_per_class
@@ -17,7 +17,7 @@ class PixelCountsHook(ClassCountsHook):
 
     def before_train(self, runner) -> None:
         """Count the pixels and hand the counts out."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         sampler = runner.train_dataloader.batch_sampler
         given, needed = isinstance(sampler, RareClassSampler), getattr(model, 'bilateral', False)
         if given and not needed:

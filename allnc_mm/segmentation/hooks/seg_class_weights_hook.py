@@ -3,8 +3,8 @@ import logging
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
+from ...distributed import unwrap
 from ...functional.reweighting import CLASS_WEIGHT_SCHEMES, class_weights
 from ...registry import HOOKS
 from ..datasets.pixel_counts import pixel_counts, set_num_per_class
@@ -41,7 +41,7 @@ class SegClassWeightsHook(Hook):
 
     def before_train(self, runner) -> None:
         """Compute the weights and set them."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         branches = [m for m in model.modules() if isinstance(m, BranchLoss) and m.rebalanced]
         scope = branches or [model]
         losses = {id(m): m for part in scope for m in part.modules() if hasattr(m, 'class_weight')}.values()
