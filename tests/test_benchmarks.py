@@ -10,11 +10,13 @@ import protocols
 import pytest
 import softmax_code
 import speed
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
 from allnc_mm.registry import MODELS
+from allnc_mm.visualization.runs import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLNC = 'configs/allnc/README.md'
@@ -100,6 +102,31 @@ def test_a_second_stage_needs_its_first_one_with_the_present_settings(monkeypatc
     for settings, changes in (('of other settings', {}), (first, {'train_cfg.max_epochs': 1})):
         with pytest.raises(ValueError, match='not finished with its present settings'):
             run(settings, **changes)
+
+
+def test_the_statistics_of_every_row_are_estimated_again(tmp_path):
+    """Those of a frozen trunk, too; and tau-normalisation starts from them."""
+    cfg = Config.fromfile(ROOT / 'tests/data/tiny_digits.py')
+    cfg.model.backbone.frozen_stages = 3
+    cfg.test_dataloader.dataset.update(val_per_class=24)
+    cfg.train_dataloader.dataset.update(val_per_class=24)
+    model = build_model(cfg)
+    checkpoint = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    protocols.clean_statistics(model, cfg)
+    assert [name for name, buffer in model.named_buffers()
+            if name.endswith(('running_mean', 'running_var')) and torch.equal(buffer, before[name])] == []
+
+    cfg.test_evaluator = cfg.val_evaluator = dict(type='LongTailMetric')
+    cfg.dump(tmp_path / 'config.py')
+    result = protocols.tau_norm(str(tmp_path / 'config.py'), str(checkpoint), tmp_path / 'out')
+    assert set(result['tuned']) == {'running', 'precise'} and 0 <= result['test']['overall'] <= 100
+    assert sorted(path.name for path in (tmp_path / 'out').glob('*.*')) == ['config.py', 'driver.log', 'epoch_1.pth']
+    written = torch.load(tmp_path / 'out/epoch_1.pth', weights_only=True)['state_dict']
+    name = [name for name in before if name.endswith('running_mean')][-1]
+    torch.testing.assert_close(written[name], model.state_dict()[name], rtol=0.3, atol=0.1)
+    assert not torch.equal(written[name], before[name])
 
 
 def test_a_file_without_marks_is_refused(tmp_path):
