@@ -66,7 +66,8 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'AllNC, cosine classifier': 'allnc/{}_cosine.py',
     'AllNC': 'allnc/{}.py',
 }
-SECOND_STAGE = {f'{name}{views}': (f'CE{views}', keys)  # a run of the same seed, settings that take its checkpoint
+# a run of the same seed, with BatchNorm statistics of unmixed images; settings that take its checkpoint
+SECOND_STAGE = {f'{name}{views}': (f'CE{views}', keys)
                 for views in ('', ' + mixture')
                 for name, keys in {'cRT': ['model.backbone.init_cfg.checkpoint'],
                                    'LWS': ['model.backbone.init_cfg.checkpoint', 'model.head.init_cfg.checkpoint'],
@@ -278,43 +279,46 @@ def train_job(args, protocol, name, seed):
     settings = job_fingerprint(args, protocol, name, seed)
     if name in SECOND_STAGE:
         first, keys = SECOND_STAGE[name]
-        stage1 = finished_run(args, protocol, first, seed)
+        config1, checkpoint = finished_run(args, protocol, first, seed)
         shutil.rmtree(work_dir, ignore_errors=True)  # short, and may be of another first stage
+        work_dir.mkdir(parents=True)
+        stage1 = clean_checkpoint(config1, checkpoint, work_dir / 'stage1.pth')
         if name.startswith('tau-norm'):
-            result = tau_norm(*stage1, work_dir)
+            result = tau_norm(config1, stage1, work_dir)
         else:
-            result = train(config, {**options, **dict.fromkeys(keys, stage1[1])}, work_dir, args)
+            result = train(config, {**options, **dict.fromkeys(keys, stage1)}, work_dir, args)
     else:
         result = train(config, options, work_dir, args)
     return dict(settings=settings, **result)
 
 
 def tau_norm(config, checkpoint, work_dir):
-    """Divide the classifier vectors of a run by the power of their lengths that is best on validation; evaluate.
+    """Divide the classifier vectors of a run by the power of their lengths that is best on validation; evaluate."""
+    from mmengine.config import Config
+    start = time.time()
+    cfg = Config.fromfile(config)
+    cfg.val_dataloader = dict(cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split='val'))
+    cfg.dump(work_dir / Path(config).name)
+    tool = [sys.executable, ROOT / 'tools/model_converters/posthoc_rebalance.py', work_dir / Path(config).name,
+            checkpoint, work_dir / 'epoch_0.pth']
+    with open(work_dir / 'driver.log', 'w') as log:
+        subprocess.run(tool, stdout=log, stderr=log, check=True)
+    return dict(minutes=round((time.time() - start) / 60, 1), **evaluate(work_dir))
 
-    The BatchNorm statistics are re-estimated on unmixed images before the power is chosen.
-    """
+
+def clean_checkpoint(config, checkpoint, path):
+    """Write the checkpoint of a run with BatchNorm statistics of unmixed training images; returns the path."""
     import torch
     from mmengine.config import Config
     from mmengine.runner import load_checkpoint
 
     from allnc_mm.visualization.comparison import build_model
-    start = time.time()
-    work_dir.mkdir(parents=True, exist_ok=True)
     cfg = Config.fromfile(config)
     model = build_model(cfg)
-    found = load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
+    load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
     clean_statistics(model, cfg)
-    clean = work_dir / 'clean_statistics.tmp'
-    torch.save(dict(found, state_dict=model.state_dict()), clean)
-    cfg.val_dataloader = dict(cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split='val'))
-    cfg.dump(work_dir / Path(config).name)
-    tool = [sys.executable, ROOT / 'tools/model_converters/posthoc_rebalance.py', work_dir / Path(config).name,
-            clean, work_dir / Path(checkpoint).name]
-    with open(work_dir / 'driver.log', 'w') as log:
-        subprocess.run(tool, stdout=log, stderr=log, check=True)
-    clean.unlink()
-    return dict(minutes=round((time.time() - start) / 60, 1), **evaluate(work_dir))
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return str(path)
 
 
 def clean_statistics(model, cfg):

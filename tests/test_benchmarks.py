@@ -104,29 +104,26 @@ def test_a_second_stage_needs_its_first_one_with_the_present_settings(monkeypatc
             run(settings, **changes)
 
 
-def test_the_statistics_of_every_row_are_estimated_again(tmp_path):
-    """Those of a frozen trunk, too; and tau-normalisation starts from them."""
+def test_a_second_stage_starts_from_statistics_of_unmixed_images(tmp_path):
     cfg = Config.fromfile(ROOT / 'tests/data/tiny_digits.py')
-    cfg.model.backbone.frozen_stages = 3
-    cfg.test_dataloader.dataset.update(val_per_class=24)
-    cfg.train_dataloader.dataset.update(val_per_class=24)
-    model = build_model(cfg)
-    checkpoint = tmp_path / 'epoch_1.pth'
-    torch.save(dict(state_dict=model.state_dict()), checkpoint)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    protocols.clean_statistics(model, cfg)
-    assert [name for name, buffer in model.named_buffers()
-            if name.endswith(('running_mean', 'running_var')) and torch.equal(buffer, before[name])] == []
-
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.val_per_class = 24
     cfg.test_evaluator = cfg.val_evaluator = dict(type='LongTailMetric')
-    cfg.dump(tmp_path / 'config.py')
-    result = protocols.tau_norm(str(tmp_path / 'config.py'), str(checkpoint), tmp_path / 'out')
+    config, mixed, out = str(tmp_path / 'config.py'), tmp_path / 'epoch_1.pth', tmp_path / 'out'
+    cfg.dump(config)
+    before = build_model(cfg).state_dict()
+    torch.save(dict(state_dict=before), mixed)
+    out.mkdir()
+    stage1 = protocols.clean_checkpoint(config, str(mixed), out / 'stage1.pth')
+    clean = torch.load(stage1, weights_only=True)['state_dict']
+    moved = {name for name, value in clean.items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if 'running_' in name or 'num_batches' in name}
+
+    result = protocols.tau_norm(config, stage1, out)
     assert set(result['tuned']) == {'running', 'precise'} and 0 <= result['test']['overall'] <= 100
-    assert sorted(path.name for path in (tmp_path / 'out').glob('*.*')) == ['config.py', 'driver.log', 'epoch_1.pth']
-    written = torch.load(tmp_path / 'out/epoch_1.pth', weights_only=True)['state_dict']
-    name = [name for name in before if name.endswith('running_mean')][-1]
-    torch.testing.assert_close(written[name], model.state_dict()[name], rtol=0.3, atol=0.1)
-    assert not torch.equal(written[name], before[name])
+    written = torch.load(out / 'epoch_0.pth', weights_only=True)['state_dict']
+    assert {name for name, value in written.items() if not torch.equal(value, clean[name])} == {
+        'head.fc.weight', 'head.fc.bias'}
 
 
 def test_a_file_without_marks_is_refused(tmp_path):

@@ -266,14 +266,15 @@ def test_lws_head_learns_one_factor_a_class():
 
 
 def test_frozen_stages():
-    frozen = ResNetCIFAR6n2(20, base_channels=4, frozen_stages=3)
+    frozen = ResNetCIFAR6n2(20, base_channels=4, frozen_stages=3).train()
     assert not any(p.requires_grad for p in frozen.parameters())
-    before = frozen.norm1.running_mean.clone()
+    state = {k: v.clone() for k, v in frozen.state_dict().items()}
     frozen(torch.randn(2, 3, 8, 8))
-    assert not torch.equal(frozen.norm1.running_mean, before)  # the statistics follow the batches
-    partly = ResNetCIFAR6n2(20, base_channels=4, frozen_stages=1)
+    assert all(torch.equal(v, state[k]) for k, v in frozen.state_dict().items())  # no statistics either
+    partly = ResNetCIFAR6n2(20, base_channels=4, frozen_stages=1).train()
     names = {n.split('.')[0] for n, p in partly.named_parameters() if p.requires_grad}
     assert names == {'layer2', 'layer3'}
+    assert not partly.layer1.training and partly.layer2.training
     with pytest.raises(ValueError, match='`frozen_stages`.*from -1.*to 3.*got 4'):
         ResNetCIFAR6n2(20, frozen_stages=4)
 

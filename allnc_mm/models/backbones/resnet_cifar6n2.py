@@ -45,9 +45,8 @@ class ResNetCIFAR6n2(BaseBackbone):
         shortcut (str): Shortcut where the shape changes: 'A', subsampling and zero padding, or 'B', a strided
             1x1 convolution with normalisation. Defaults to 'A'.
         out_indices (Sequence[int]): Stages whose feature maps are returned, from 0 to 2. Defaults to ``(2, )``.
-        frozen_stages (int): Stages that are not trained: -1 none, 0 the stem, 1 to 3 the stages up to that one too.
-            Their normalisation statistics follow the batches, as in the second stage of Decoupling's released code;
-            mmpretrain's ResNet freezes those, too. Defaults to -1.
+        frozen_stages (int): Stages that are neither trained nor update their normalisation statistics: -1 none, 0 the
+            stem, 1 to 3 the stages up to that one too. Defaults to -1.
         norm_cfg (dict, optional): Normalisation layers. Defaults to None, that is ``dict(type='BN')``.
         init_cfg (dict | list[dict], optional): Initialization config. Defaults to None: Kaiming normal (fan in) for
             convolutions as in the published code, ones for normalisation layers.
@@ -98,6 +97,7 @@ class ResNetCIFAR6n2(BaseBackbone):
         self.depth = depth
         self.base_channels = base_channels
         self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
         self.feat_dim = base_channels * 2**max(out_indices)
 
         self.conv1 = build_conv_layer(None, in_channels, base_channels, 3, padding=1, bias=False)
@@ -118,9 +118,19 @@ class ResNetCIFAR6n2(BaseBackbone):
                 width = out_width
             self.res_layers.append(f'layer{i + 1}')
             self.add_module(self.res_layers[-1], nn.Sequential(*blocks))
-        if frozen_stages >= 0:
-            for name in ('conv1', 'norm1', *self.res_layers[:frozen_stages]):
-                getattr(self, name).requires_grad_(False)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for name in ('conv1', 'norm1', *self.res_layers[:self.frozen_stages]):
+            getattr(self, name).eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        self._freeze()
+        return self
 
     @staticmethod
     def _make_shortcut(shortcut: str, in_channels: int, out_channels: int, stride: int, norm_cfg: dict) -> nn.Module:
