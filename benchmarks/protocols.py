@@ -324,8 +324,9 @@ def clean_checkpoint(config, checkpoint, path):
 def clean_statistics(model, cfg):
     """Re-estimate the BatchNorm statistics of a model on the training images of its config, without mixture."""
     import torch
-    from mmengine.runner import Runner
+    from mmengine.runner import Runner, set_random_seed
     from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
+    set_random_seed(0)  # the images are augmented
     train = {k: v for k, v in cfg.train_dataloader.items() if k != 'batch_sampler'}
     train = Runner.build_dataloader(dict(train, batch_size=128), seed=0)
     model.train()

@@ -114,16 +114,36 @@ def test_a_second_stage_starts_from_statistics_of_unmixed_images(tmp_path):
     before = build_model(cfg).state_dict()
     torch.save(dict(state_dict=before), mixed)
     out.mkdir()
+    plain = protocols.clean_checkpoint(config, str(mixed), out / 'plain.pth')
+    cfg.model.train_cfg = dict(augments=dict(type='Mixup', alpha=1.0))
+    cfg.dump(config)
     stage1 = protocols.clean_checkpoint(config, str(mixed), out / 'stage1.pth')
-    clean = torch.load(stage1, weights_only=True)['state_dict']
+    plain, clean = (torch.load(path, weights_only=True)['state_dict'] for path in (plain, stage1))
+    assert all(torch.equal(plain[name], clean[name]) for name in plain)
     moved = {name for name, value in clean.items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if 'running_' in name or 'num_batches' in name}
 
     result = protocols.tau_norm(config, stage1, out)
     assert set(result['tuned']) == {'running', 'precise'} and 0 <= result['test']['overall'] <= 100
     written = torch.load(out / 'epoch_0.pth', weights_only=True)['state_dict']
-    assert {name for name, value in written.items() if not torch.equal(value, clean[name])} == {
+    assert {name for name, value in written.items() if not torch.equal(value, clean[name])} <= {
         'head.fc.weight', 'head.fc.bias'}
+
+
+@pytest.mark.parametrize('name', protocols.SECOND_STAGE)
+def test_a_second_stage_takes_the_clean_checkpoint(name, monkeypatch, tmp_path):
+    def start(config, checkpoint, work_dir):
+        return dict(started_from={checkpoint})
+
+    def trained(config, options, work_dir, args):
+        return dict(started_from={options[key] for key in protocols.SECOND_STAGE[name][1]})
+
+    monkeypatch.setattr(protocols, 'finished_run', lambda *run: ('config.py', 'mixed.pth'))
+    monkeypatch.setattr(protocols, 'clean_checkpoint', lambda config, checkpoint, path: f'{checkpoint} cleaned')
+    monkeypatch.setattr(protocols, 'tau_norm', start)
+    monkeypatch.setattr(protocols, 'train', trained)
+    args = argparse.Namespace(data_root='somewhere', work_dirs=tmp_path)
+    assert protocols.train_job(args, 'cifar10-if100', name, 0)['started_from'] == {'mixed.pth cleaned'}
 
 
 def test_a_file_without_marks_is_refused(tmp_path):

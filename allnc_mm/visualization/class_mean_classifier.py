@@ -180,7 +180,8 @@ def save_class_means(path: str, kind: str, cfg, model, maps, test, stats) -> str
     config = path.removesuffix('.pth') + '.py'
     with whole_file(path) as part:
         torch.save(dict(state_dict=target.state_dict(), meta={}), part)
-    new.dump(config)
+    with whole_file(config) as part, open(part, 'w', encoding='utf-8') as file:
+        file.write(new.pretty_text)
     return config
 
 

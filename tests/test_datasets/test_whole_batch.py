@@ -62,13 +62,20 @@ def test_operation_is_that_of_mmpretrain(images, cfg, mean, most, negative):
     transform = TRANSFORMS.build(cfg)
     batch = WholeBatch([transform])
     ours = batch(images, draws(batch, len(images))).float()
-    # mmcv takes the channels for BGR, we for RGB: one of the two differences that docs/speed.md tells
+    # mmcv takes the channels for BGR, we for RGB: one of the differences that docs/speed.md tells
     theirs = ordinary(transform, images.flip(1)).flip(1).float()
     if cfg['type'] == 'Sharpness':  # PIL and torchvision keep the border pixels, OpenCV reflects
         ours, theirs = ours[..., 1:-1, 1:-1], theirs[..., 1:-1, 1:-1]
         images = images[..., 1:-1, 1:-1]
     assert (ours - images.float()).abs().mean() > 1  # it does something
     assert (ours - theirs).abs().mean() <= mean and (ours - theirs).abs().max() <= most
+
+
+def test_grey_images_are_those_of_mmcv(images):
+    for weights in ((1., 1., 1.), (0.114, 0.587, 0.2989)):
+        transform = TRANSFORMS.build(dict(type='RandomGrayscale', prob=1., keep_channels=True, channel_weights=weights))
+        batch = WholeBatch([transform])
+        assert torch.equal(batch(images, draws(batch, len(images))), ordinary(transform, images))
 
 
 def test_crop_and_flip_have_the_distribution_of_mmpretrain():

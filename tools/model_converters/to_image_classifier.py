@@ -78,7 +78,7 @@ def stock_head(model: nn.Module) -> tuple[dict, dict]:
     sizes = dict(num_classes=getattr(head, 'num_classes', None), in_channels=getattr(head, 'in_channels', None))
     if isinstance(head, AllNCHead) and head.temperature is not None:
         return cosine_head(1 / head.temperature, head.classifier_weight * head.temperature, sizes)
-    if isinstance(head, (AllNCHead, LWSHead)) or head is not model.head and not isinstance(head, CosineHead):
+    if isinstance(head, (AllNCHead, LWSHead)) or head is not model.head and hasattr(head, 'fc'):
         weight, bias = head.predict_map() if hasattr(head, 'predict_map') else (head.fc.weight, head.fc.bias)
         return dict(head=dict(type='LinearClsHead', **sizes)), {'head.fc.weight': weight, 'head.fc.bias': bias}
     if not isinstance(head, CosineHead):

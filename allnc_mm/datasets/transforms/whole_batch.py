@@ -1,7 +1,8 @@
 """Whole-batch counterparts of mmpretrain's transforms: the same settings and distribution, one call for N images.
 
-Two differences: colour operations take the channels for RGB, which is what CIFAR's are, and mmcv's take them for BGR;
-and ``Rotate`` with a single number for ``pad_val`` fills all channels, mmcv's the first alone.
+Differences: colour operations take the channels for RGB, which is what CIFAR's are, and mmcv's take them for BGR;
+``Rotate`` with a single number for ``pad_val`` fills all channels, mmcv's the first alone; ``Sharpness`` leaves the
+border pixels, as PIL, mmcv's reflects the image there.
 
 Every image has random numbers of its own. They come as an argument, (N, ``draws``) uniform in [0, 1), so the result
 does not depend on the device; images are (N, C, H, W), uint8 or float in 0..255.
@@ -144,11 +145,11 @@ class RandomGrayscale:
         if not transform.keep_channels:
             raise ValueError('On the device RandomGrayscale keeps the channels: set keep_channels=True.')
         self.prob = transform.prob
-        weights = torch.tensor(transform.channel_weights, dtype=torch.float32)
+        weights = torch.tensor(transform.channel_weights, dtype=torch.float64)  # as NumPy, whose sums are cut
         self.weights = (weights / weights.sum()).tolist()
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        gray = sum(w * images[:, i:i + 1].float() for i, w in enumerate(self.weights))
+        gray = sum(w * images[:, i:i + 1].double() for i, w in enumerate(self.weights))
         return torch.where(_column(u[:, 0] < self.prob), gray.expand_as(images).to(images.dtype), images)
 
 

@@ -21,8 +21,8 @@ class DeviceAugmentationHook(Hook):
     (:class:`allnc_mm.datasets.transforms.WholeBatch` lists what there is; mmpretrain's ``MultiView`` too). As with the
     ordinary pipeline the images depend on (seed, epoch, indices of the batch) and on nothing else, but they are other
     draws of the same distribution; except that colour operations take the channels for RGB, which CIFAR's are, where
-    mmcv's take them for BGR, and that ``Rotate`` with a single number for ``pad_val`` fills all channels, where mmcv's
-    fills the first alone. Validation and test keep their pipelines. ::
+    mmcv's take them for BGR, that ``Rotate`` with a single number for ``pad_val`` fills all channels, where mmcv's
+    fills the first alone, and that ``Sharpness`` leaves the border pixels. Validation and test keep their pipelines. ::
 
         custom_hooks = [dict(type='DeviceAugmentationHook')]
 

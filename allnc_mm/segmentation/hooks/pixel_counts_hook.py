@@ -1,4 +1,3 @@
-
 from ...distributed import unwrap
 from ...engine.hooks.class_counts_hook import ClassCountsHook
 from ...registry import HOOKS
