@@ -9,6 +9,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from ..class_counts import read_class_counts
+from ..fileio import whole_file
 from ..functional.calibration import calibration_bins, calibration_error
 from ..functional.longtail import group_classes
 from ..registry import METRICS
@@ -201,9 +202,8 @@ class LongTailMetric(BaseMetric):
         metrics['mce'] = 100 * calibration_error(bins, norm='max')
 
         if self.out_dir is not None:
-            os.makedirs(self.out_dir, exist_ok=True)
             per_class = [None if np.isnan(value) else value for value in self.per_class.tolist()]
-            with open(os.path.join(self.out_dir, 'per_class.json'), 'w') as file:
+            with whole_file(os.path.join(self.out_dir, 'per_class.json')) as part, open(part, 'w') as file:
                 json.dump(dict(accuracy=per_class, num_per_class=self.num_per_class.tolist(),
                                groups={name: index.tolist() for name, index in self.class_groups.items()}), file)
         return metrics

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
+from ..fileio import whole_file
 from ..functional import simplex_cosine
 from .solution import Solution
 
@@ -57,8 +58,8 @@ def _name(axis, y: float, text: str) -> None:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a PNG."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=110, format='png')
 
 
 def sweep(sweeps: dict[str, Sequence[Solution]], threshold: float = math.nan, measures: Sequence[str] = ('cos_BB',),

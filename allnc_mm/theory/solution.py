@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from ..fileio import whole_file
 from ..functional.collapse import group_cosine, pairwise_cosines
 
 COLLAPSED = 1e-6  # s_B below this share of s_A
@@ -168,5 +169,5 @@ def save_json(solutions: Sequence[Solution], path: str | Path) -> None:
 
     content = [dict(solution.row(), knobs=solution.knobs, num_classes=len(solution.counts), curves=solution.curves)
                for solution in solutions]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(plain(content), indent=1) + '\n')
+    with whole_file(path) as part:
+        Path(part).write_text(json.dumps(plain(content), indent=1) + '\n')

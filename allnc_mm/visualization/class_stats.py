@@ -197,4 +197,5 @@ def draw_stats(stats: ClassStats, path: str) -> None:
         axis.spines[side].set_visible(False)
     axis.legend(frameon=False, fontsize=9, ncols=3, handlelength=1.2, loc='lower left', bbox_to_anchor=(0, 1),
                 borderaxespad=.1)
-    figure.savefig(path, dpi=120, facecolor='white')
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=120, facecolor='white', format='png')

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from rich.table import Table
 
+from ..fileio import whole_file
 from .figures import save_png, story_figure
 from .runs import Run, build_model, classifier_weight, evaluate_checkpoint, evaluate_run, find_run
 
@@ -74,7 +75,7 @@ def save_json(runs: list[Run], path: str) -> None:
         optimal_cosine=-1 / (first.num_classes - 1),
         runs=[dict(label=run.label, work_dir=run.work_dir, config=run.config, checkpoint=run.checkpoint, log=run.log,
                    metrics=run.metrics, accuracy_per_class=run.per_class) for run in runs])
-    with open(path, 'w') as file:
+    with whole_file(path) as part, open(part, 'w') as file:
         json.dump(plain(content), file, indent=1)
 
 

@@ -6,7 +6,6 @@ separates and by markers, and exist in a wide form for a desktop and a narrow on
 import functools
 import io
 import itertools
-import os
 from collections.abc import Sequence
 
 import matplotlib
@@ -16,6 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..fileio import whole_file
 from .runs import Run
 
 # Okabe and Ito's palette, the pale ones last
@@ -81,8 +81,7 @@ def png_bytes(figure: Figure, dpi: int = 150, max_bytes: int | None = None) -> b
 
 def save_png(figure: Figure, path: str, dpi: int = 150, max_bytes: int | None = None) -> None:
     """Write :func:`png_bytes` to a file."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, 'wb') as file:
+    with whole_file(path) as part, open(part, 'wb') as file:
         file.write(png_bytes(figure, dpi, max_bytes))
 
 

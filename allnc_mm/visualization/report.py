@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..fileio import whole_file
 from ..version import __version__
 from . import figures
 from .readings import (
@@ -416,13 +417,11 @@ def write_report(runs: Sequence[Run],
         dict[str, str]: The paths of the 'page' and the 'numbers'.
     """
     page, pictures = report_html(runs, classes, advance)
-    os.makedirs(out, exist_ok=True)
     paths = dict(page=os.path.join(out, 'report.html'), numbers=os.path.join(out, 'report.json'))
-    with open(paths['page'], 'w', encoding='utf-8') as file:
-        file.write(page)
-    with open(paths['numbers'], 'w', encoding='utf-8') as file:
-        json.dump(report_numbers(runs), file, indent=1)
-    for name, data in pictures.items():
-        with open(os.path.join(out, name), 'wb') as file:
+    numbers = json.dumps(report_numbers(runs), indent=1)
+    files = {**{os.path.join(out, name): data for name, data in pictures.items()},  # before the page that shows them
+             paths['page']: page.encode(), paths['numbers']: numbers.encode()}
+    for path, data in files.items():
+        with whole_file(path) as part, open(part, 'wb') as file:
             file.write(data)
     return paths

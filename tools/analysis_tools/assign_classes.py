@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from allnc_mm.engine.launch import readable_errors
+from allnc_mm.fileio import whole_file
 from allnc_mm.functional import ASSIGNMENTS, assign_classes
 from allnc_mm.geometry_cache import cached_softmax_code
 from allnc_mm.visualization.class_mean_classifier import class_similarity
@@ -65,7 +66,7 @@ def main(argv=None):
         console.print(f'sum of similarity x cosine: {value(order):.4f} ({args.mode}), '
                       f'{value(list(range(len(order)))):.4f} in the order of the classes')
         if args.out:
-            with open(args.out, 'w') as file:
+            with whole_file(args.out) as part, open(part, 'w') as file:
                 json.dump(order, file)
             console.print(f'Wrote {args.out}', soft_wrap=True, markup=False, highlight=False)
         else:

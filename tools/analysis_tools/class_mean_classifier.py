@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from allnc_mm.engine.launch import readable_errors
+from allnc_mm.fileio import whole_file
 from allnc_mm.visualization.class_mean_classifier import class_mean_table, evaluate_class_means, save_class_means
 from allnc_mm.visualization.runs import find_run
 
@@ -46,7 +47,7 @@ def main(argv=None):
             result, rest = evaluate_class_means(config, checkpoint, None, args.cfg_options, progress)
         console.print(class_mean_table(result))
         if args.out:
-            with open(args.out, 'w') as file:
+            with whole_file(args.out) as part, open(part, 'w') as file:
                 json.dump({k: {n: v if v == v else None for n, v in row.items()} for k, row in result.items()}, file)
         if args.save:
             written = save_class_means(args.save, args.classifier, **rest)
