@@ -49,6 +49,8 @@ SWITCHES = {  # name: settings that differ from the default
     'cosine classifier, HyCon: weight 0.05': {f'{HEAD}temperature': 1 / 30, f'{HYCON}loss_weight': 0.05},
     'without mixture, a half of the batch for each branch': {'model.mixture': None, **TWICE},
     'two mixture views': {'model.num_views': 2, f'{HYCON}positives': ['view', 'mean'], **TWICE},
+    'MixUp alone': {'model.mixture.methods': ['mixup']},
+    'CutMix alone': {'model.mixture.methods': ['cutmix']},
     'HyCon: InfoNCE': {f'{HYCON}negatives': True},
     'HyCon: InfoNCE, temperature 0.5': {f'{HYCON}negatives': True, f'{HYCON}temperature': 0.5},
     'HyCon: InfoNCE, samples of the class too': {f'{HYCON}negatives': True, f'{HYCON}positives': ['class', 'mean']},
