@@ -51,6 +51,7 @@ SWITCHES = {  # name: settings that differ from the default
     'two mixture views': {'model.num_views': 2, f'{HYCON}positives': ['view', 'mean'], **TWICE},
     'MixUp alone': {'model.mixture.methods': ['mixup']},
     'CutMix alone': {'model.mixture.methods': ['cutmix']},
+    'MixUp twice as often as CutMix': {'model.mixture.methods': ['mixup', 'mixup', 'cutmix']},
     'HyCon: InfoNCE': {f'{HYCON}negatives': True},
     'HyCon: InfoNCE, temperature 0.5': {f'{HYCON}negatives': True, f'{HYCON}temperature': 0.5},
     'HyCon: InfoNCE, samples of the class too': {f'{HYCON}negatives': True, f'{HYCON}positives': ['class', 'mean']},
