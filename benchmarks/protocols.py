@@ -39,6 +39,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'LA': 'la/{}.py',
     'CE + mixture': 'ce/{}_mixture.py',
     'LA + mixture': 'la/{}_mixture.py',
+    'LA + mixup': 'la/{}_mixup.py',
     'LA, cosine classifier': 'la/{}_cosine.py',
     'ETF + DR': 'etf/{}.py',
     'ETF + DR + mixture': 'etf/{}_mixture.py',
@@ -81,8 +82,8 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
 }
 SKIPPED = {
     'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
-    'cifar10-balanced': ('LA', 'LA + mixture', 'LA, cosine classifier', 'CB-CE', 'CB-CE + mixture', 'CE-DRW',
-                         'CE-DRW + mixture'),  # as CE
+    'cifar10-balanced': ('LA', 'LA + mixture', 'LA + mixup', 'LA, cosine classifier', 'CB-CE', 'CB-CE + mixture',
+                         'CE-DRW', 'CE-DRW + mixture'),  # as CE
     'cifar100-if100': ('tau-norm', 'tau-norm + mixture'),  # its exponent needs validation images
 }
 # settings of a config that decide a trained network; and those among them that depend on the machine, or only tell
