@@ -83,7 +83,7 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
 SKIPPED = {
     'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
     'cifar10-balanced': ('LA', 'LA + mixture', 'LA + mixup', 'LA, cosine classifier', 'CB-CE', 'CB-CE + mixture',
-                         'CE-DRW', 'CE-DRW + mixture'),  # as CE
+                         'CE-DRW', 'CE-DRW + mixture', *SECOND_STAGE),  # nothing to re-balance: as CE
     'cifar100-if100': ('tau-norm', 'tau-norm + mixture'),  # its exponent needs validation images
 }
 # settings of a config that decide a trained network; and those among them that depend on the machine, or only tell
@@ -150,18 +150,33 @@ def train(config, options, work_dir, args):
         config (str): Path of the config.
         options (dict): Settings to override, by dotted names.
         work_dir (str): Folder of the run; its driver.log gets all output. What a run of other settings left is removed.
+            A file beside it, FOLDER.lock, is locked meanwhile.
         args (Namespace): Has ``device_augmentation``: augment whole batches on the device; and ``best_epoch``: also
             evaluate about ten epochs of the second half on the test split.
 
     Returns:
         dict: That of :func:`evaluate`, the ``minutes``, and, if asked for, the ``best_epoch``'s accuracy on the test
         split.
+
+    Raises:
+        ValueError: Another process trains this run.
     """
+    from filelock import FileLock, Timeout
+    work_dir = Path(work_dir)
+    work_dir.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f'{work_dir}.lock', timeout=0):
+            return train_alone(config, options, work_dir, args)
+    except Timeout:
+        raise ValueError(f'{work_dir} is being trained by another process; let that finish.') from None
+
+
+def train_alone(config, options, work_dir, args):
+    """As :func:`train`, which keeps other processes off the folder."""
     import allnc_mm  # noqa: F401 isort: skip
     from mmengine.config import Config
 
     from allnc_mm.engine.launch import build_runner, latest_checkpoint, load_config
-    work_dir = Path(work_dir)
     before = work_dir / Path(config).name  # mmengine's copy
     if before.exists() and fingerprint(Config.fromfile(before)) != fingerprint_of(config, options):
         shutil.rmtree(work_dir)
@@ -502,7 +517,7 @@ def table(protocol):
 
 
 def summary():
-    """`overall` on the test split of every protocol, as trained and tuned, as Markdown."""
+    """`overall` on the test split of every protocol, as trained and tuned, as Markdown; a dash where SKIPPED."""
     import numpy as np
     names = [protocol for protocol in PROTOCOLS if protocol != 'digits']
     found = {protocol: by_method(protocol) for protocol in names}
@@ -515,11 +530,14 @@ def summary():
     for name in METHODS:
         cells = []
         for p in names:
-            text = f'{cell(best[p][name])} ({len(best[p][name])})' if name in best[p] else ''
-            if text and np.mean(best[p][name]) == max(map(np.mean, best[p].values())):
+            if name not in best[p]:
+                cells.append('–' if name in SKIPPED.get(p, ()) else '')
+                continue
+            text = f'{cell(best[p][name])} ({len(best[p][name])})'
+            if np.mean(best[p][name]) == max(map(np.mean, best[p].values())):
                 text = f'**{text}**'
-            cells.append(f'{cell(last[p][name])} / {text}' if text else '')
-        if any(cells):
+            cells.append(f'{cell(last[p][name])} / {text}')
+        if any(name in best[p] for p in names):
             lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 

@@ -11,6 +11,7 @@ import pytest
 import softmax_code
 import speed
 import torch
+from filelock import FileLock
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
@@ -144,6 +145,14 @@ def test_a_second_stage_takes_the_clean_checkpoint(name, monkeypatch, tmp_path):
     monkeypatch.setattr(protocols, 'train', trained)
     args = argparse.Namespace(data_root='somewhere', work_dirs=tmp_path)
     assert protocols.train_job(args, 'cifar10-if100', name, 0)['started_from'] == {'mixed.pth cleaned'}
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'epoch_1.pth').touch()
+    with FileLock(tmp_path / 'run.lock'), pytest.raises(ValueError, match='another process'):
+        protocols.train('no config is read', {}, tmp_path / 'run', None)
+    assert (tmp_path / 'run' / 'epoch_1.pth').exists()
 
 
 def test_a_file_without_marks_is_refused(tmp_path):
