@@ -64,6 +64,7 @@ SWITCHES = {  # name: settings that differ from the default
     **{f'HyCon: weight {weight}': {f'{HYCON}loss_weight': weight} for weight in (0.05, 1.0, 2.0, 5.0)},
     **{f'P2P: weight {weight}': {f'{P2P}classifier_weight': weight} for weight in (0.02, 0.1, 0.5, 1.0)},
     'P2P: means as well, 0.02': {f'{P2P}means_weight': 0.02},
+    'P2P: means as well, of clean samples, 0.1': {f'{P2P}means_weight': 0.1, 'model.clean_means': True, **TWICE},
     'P2P: cross pairs as well, 0.02': {f'{P2P}cross_weight': 0.02},
     'P2P: hinge': {f'{P2P}target': 'hinge'},
 }
