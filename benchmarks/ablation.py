@@ -50,6 +50,7 @@ SWITCHES = {  # name: settings that differ from the default
     'without mixture, a half of the batch for each branch': {'model.mixture': None, **TWICE},
     'two mixture views': {'model.num_views': 2, f'{HYCON}positives': ['view', 'mean'], **TWICE},
     'MixUp alone': {'model.mixture.methods': ['mixup']},
+    'MixUp alone, re-balanced by the loss alone': {'model.mixture.methods': ['mixup'], **NATURAL},
     'CutMix alone': {'model.mixture.methods': ['cutmix']},
     'MixUp twice as often as CutMix': {'model.mixture.methods': ['mixup', 'mixup', 'cutmix']},
     'HyCon: InfoNCE': {f'{HYCON}negatives': True},
