@@ -40,11 +40,13 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'CE + mixture': 'ce/{}_mixture.py',
     'LA + mixture': 'la/{}_mixture.py',
     'LA + mixup': 'la/{}_mixup.py',
+    'LA + mixup, alpha 4': 'la/{}_mixup_alpha4.py',
     'LA, cosine classifier': 'la/{}_cosine.py',
     'ETF + DR': 'etf/{}.py',
     'ETF + DR + mixture': 'etf/{}_mixture.py',
     'BBN': 'bbn/{}.py',
     'mixup': 'mixup/{}.py',
+    'mixup, alpha 4': 'mixup/{}_alpha4.py',
     'CB-CE': 'cb/{}.py',
     'CB-CE + mixture': 'cb/{}_mixture.py',
     'CE-DRW': 'cb/{}_drw.py',
@@ -65,6 +67,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'GBBN alone': 'allnc/{}_gbbn.py',
     'AllNC without mixture': 'allnc/{}_clean.py',
     'AllNC, cosine classifier': 'allnc/{}_cosine.py',
+    'AllNC, MixUp at alpha 4': 'allnc/{}_mixup.py',
     'AllNC': 'allnc/{}.py',
 }
 # a run of the same seed, with BatchNorm statistics of unmixed images; settings that take its checkpoint
@@ -82,8 +85,8 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
 }
 SKIPPED = {
     'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
-    'cifar10-balanced': ('LA', 'LA + mixture', 'LA + mixup', 'LA, cosine classifier', 'CB-CE', 'CB-CE + mixture',
-                         'CE-DRW', 'CE-DRW + mixture', *SECOND_STAGE),  # nothing to re-balance: as CE
+    'cifar10-balanced': ('LA', 'LA + mixture', 'LA + mixup', 'LA + mixup, alpha 4', 'LA, cosine classifier', 'CB-CE',
+                         'CB-CE + mixture', 'CE-DRW', 'CE-DRW + mixture', *SECOND_STAGE),  # balanced: as CE
     'cifar100-if100': ('tau-norm', 'tau-norm + mixture'),  # its exponent needs validation images
 }
 # settings of a config that decide a trained network; and those among them that depend on the machine, or only tell
