@@ -3,10 +3,11 @@
 python benchmarks/ablation.py run [PROTOCOL] [--only NAME ...] [--jobs 2]   trains what is not done yet
 python benchmarks/ablation.py table [--into FILE]                           prints the tables from the logs
 
-One change at a time, beside the default; on CIFAR-100 beside the best row there, AllNC with a cosine classifier.
+One change at a time, beside the default; beside the former one, with a milder mixture, where the settings of HyCon and
+P2P were chosen; and on CIFAR-100 beside the best row there, AllNC with a cosine classifier.
 PROTOCOL is cifar10-if100 (default; CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs, two views cost two),
-cifar10-balanced or cifar100-if100 of protocols.py; the defaults, AllNC without HyCon and P2P, without mixture and with
-a cosine classifier are its runs: train them first.
+cifar10-balanced or cifar100-if100 of protocols.py; the defaults, each without HyCon and P2P, AllNC without mixture and
+with a cosine classifier are its runs: train them first.
 Accuracies are those of the validation split, from which the defaults are chosen; the geometry is that of the features
 of the test split and of the classifier, no accuracy of which enters.
 """
@@ -20,10 +21,11 @@ import numpy as np
 import protocols
 
 PROTOCOLS, DEFAULT = ('cifar10-if100', 'cifar10-balanced', 'cifar100-if100'), 'AllNC'
-# runs of protocols.py
-COSINE = 'AllNC, cosine classifier'
-ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P',
-        'AllNC without mixture': 'without mixture, all samples for both branches', COSINE: COSINE}
+# runs of protocols.py, and what a table calls them
+ALPHA_1, COSINE = 'AllNC, MixUp or CutMix at alpha 1', 'AllNC, cosine classifier'
+ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P', ALPHA_1: 'MixUp or CutMix at alpha 1',
+        'AllNC without mixture': 'without mixture, all samples for both branches', COSINE: COSINE,
+        'GBBN alone, MixUp or CutMix at alpha 1': 'at alpha 1, without HyCon and P2P'}
 HEAD, HYCON, P2P, SAMPLER = 'model.head.', 'model.head.hycon.', 'model.head.p2p.', 'train_dataloader.batch_sampler.'
 MLP = dict(type='NonLinearNeck', out_channels=128, with_avg_pool=False, with_last_bn=False, norm_cfg=dict(type='BN1d'))
 PROJECTOR = {f'{HEAD}projector': dict(MLP, in_channels=64, hid_channels=128), f'{HEAD}proj_channels': 128}
@@ -49,10 +51,6 @@ SWITCHES = {  # name: settings that differ from the default
     'cosine classifier, HyCon: weight 0.05': {f'{HEAD}temperature': 1 / 30, f'{HYCON}loss_weight': 0.05},
     'without mixture, a half of the batch for each branch': {'model.mixture': None, **TWICE},
     'two mixture views': {'model.num_views': 2, f'{HYCON}positives': ['view', 'mean'], **TWICE},
-    'MixUp alone': {'model.mixture.methods': ['mixup']},
-    'MixUp alone, re-balanced by the loss alone': {'model.mixture.methods': ['mixup'], **NATURAL},
-    'CutMix alone': {'model.mixture.methods': ['cutmix']},
-    'MixUp twice as often as CutMix': {'model.mixture.methods': ['mixup', 'mixup', 'cutmix']},
     'HyCon: InfoNCE': {f'{HYCON}negatives': True},
     'HyCon: InfoNCE, temperature 0.5': {f'{HYCON}negatives': True, f'{HYCON}temperature': 0.5},
     'HyCon: InfoNCE, samples of the class too': {f'{HYCON}negatives': True, f'{HYCON}positives': ['class', 'mean']},
@@ -69,12 +67,16 @@ SWITCHES = {  # name: settings that differ from the default
     'P2P: cross pairs as well, 0.02': {f'{P2P}cross_weight': 0.02},
     'P2P: hinge': {f'{P2P}target': 'hinge'},
 }
-# HyCon's form and weight were chosen beside P2P at 0.1, then the default: differences are from the row of that weight
-FORMER, BESIDE_FORMER = 'P2P: weight 0.1', 'P2P 0.1, '
-SWITCHES.update({f'{BESIDE_FORMER}{name}': {f'{P2P}classifier_weight': 0.1, **SWITCHES[name]} for name in (
+MIXTURES = {  # settings that differ from ALPHA_1
+    'MixUp alone': {'model.mixture.methods': ['mixup']},
+    'MixUp alone, re-balanced by the loss alone': {'model.mixture.methods': ['mixup'], **NATURAL},
+    'CutMix alone': {'model.mixture.methods': ['cutmix']},
+    'MixUp twice as often as CutMix': {'model.mixture.methods': ['mixup', 'mixup', 'cutmix']},
+}
+P2P_01 = {f'P2P 0.1, {name}': {**SWITCHES['P2P: weight 0.1'], **SWITCHES[name]} for name in (
     'without HyCon', 'without GBBN: natural samples, CE', 're-balanced by the sampler alone',
     're-balanced by the loss alone', 'HyCon: InfoNCE', 'HyCon: projector and predictor, weight 0.05',
-    *(f'HyCon: weight {weight}' for weight in (0.05, 1.0, 2.0, 5.0)))})
+    *(f'HyCon: weight {weight}' for weight in (0.05, 1.0, 2.0, 5.0)))}
 CLASS_MEANS = 'nearest class mean instead of the classifier'
 COSINE_SWITCHES = {f'{COSINE}, {name}': changes for name, changes in {  # settings that differ from COSINE
     'without HyCon and P2P': {f'{HEAD}hycon': None, f'{HEAD}p2p': None},
@@ -88,8 +90,8 @@ COSINE_SWITCHES = {f'{COSINE}, {name}': changes for name, changes in {  # settin
     'P2P: weight 2.0': {f'{P2P}classifier_weight': 2.0},
     'P2P: hinge': {f'{P2P}target': 'hinge'},
 }.items()}
-# rows whose differences are not from the default
-BESIDE = {BESIDE_FORMER: FORMER, f'{COSINE}, ': COSINE}
+# whose differences are not from the default, by how the rows begin
+BESIDE = {'at alpha 1, P2P 0.1, ': 'at alpha 1, P2P: weight 0.1', 'at alpha 1, ': ALPHA_1, f'{COSINE}, ': COSINE}
 IDEAS = {  # name: settings, for each of IDEA_METHODS
     CLASS_MEANS: {},
     'moving average of the weights': {
@@ -99,8 +101,11 @@ IDEAS = {  # name: settings, for each of IDEA_METHODS
     'MaxNorm 1': {'custom_hooks': [dict(type='MaxNormHook', max_norm=1.0)]},
     'AutoAugment and cutout': {},
 }
-IDEA_METHODS = ('CE', 'LA + mixture', DEFAULT)
-JOBS = {**{name: (DEFAULT, name) for name in SWITCHES}, **{name: (COSINE, name) for name in COSINE_SWITCHES},
+IDEA_METHODS = ('CE', 'LA + mixture', ALPHA_1, DEFAULT)
+ALPHA_1_SWITCHES = {f'at alpha 1, {name}': settings for name, settings in {**SWITCHES, **MIXTURES, **P2P_01}.items()}
+CHANGES = {**SWITCHES, **ALPHA_1_SWITCHES, **COSINE_SWITCHES, **IDEAS}
+JOBS = {**{name: (DEFAULT, name) for name in SWITCHES}, **{name: (ALPHA_1, name) for name in ALPHA_1_SWITCHES},
+        **{name: (COSINE, name) for name in COSINE_SWITCHES},
         **{f'{idea}: {method}': (method, idea) for idea in IDEAS for method in IDEA_METHODS}}
 GEOMETRY = ('std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality')
 
@@ -119,7 +124,7 @@ def changes(name):
     """Settings of a job that differ from its method."""
     from mmengine.config import Config
     method, change = JOBS[name]
-    options = dict({**SWITCHES, **COSINE_SWITCHES, **IDEAS}[change])
+    options = dict(CHANGES[change])
     cfg = Config.fromfile(config_of(method))
     *transforms, pack = cfg.train_dataloader.dataset.pipeline
     if options.get('model.num_views') == 2:  # the pipeline up to PackInputs, once for each view
@@ -135,9 +140,8 @@ def changes(name):
 
 def jobs_of(protocol):
     """Names of a protocol's jobs: COSINE is for CIFAR-100, ideas are tried on the first."""
-    if protocol == 'cifar100-if100':
-        return [*SWITCHES, *COSINE_SWITCHES]
-    return [name for name in JOBS if name not in COSINE_SWITCHES and (name in SWITCHES or protocol == PROTOCOLS[0])]
+    ideas = [name for name, (_, change) in JOBS.items() if change in IDEAS and protocol == PROTOCOLS[0]]
+    return [*SWITCHES, *ALPHA_1_SWITCHES, *(COSINE_SWITCHES if protocol == 'cifar100-if100' else ideas)]
 
 
 def job_settings(args, protocol, name, seed):
@@ -221,8 +225,9 @@ def switches_table(protocol):
              'paired by seed' + (f', {beside}' if beside else ''), '',
              '| switch | seeds | overall | few | overall at tau 0 | ' + ' | '.join(GEOMETRY) + ' |',
              '| --- ' * (5 + len(GEOMETRY)) + '|']
-    for name in (*ROWS, *SWITCHES, *COSINE_SWITCHES):
-        default = next((row for prefix, row in BESIDE.items() if name.startswith(prefix)), DEFAULT)
+    for name in (*ROWS, *SWITCHES, *ALPHA_1_SWITCHES, *COSINE_SWITCHES):
+        label = ROWS.get(name, name)
+        default = next((row for prefix, row in BESIDE.items() if label.startswith(prefix)), DEFAULT)
         seeds = set(cells.seeds(name)) & set(cells.seeds(default))
         if not seeds:
             continue
@@ -233,7 +238,7 @@ def switches_table(protocol):
             row = [cells.difference(name, default, *column) for column in columns]
             row += [cells.paired(name, default, lambda n, seed, m=m: cells.found[n, seed]['test'][m], 3)
                     for m in GEOMETRY]
-        lines.append(f'| {ROWS.get(name, name)} | {len(seeds)} | ' + ' | '.join(row) + ' |')
+        lines.append(f'| {label} | {len(seeds)} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
 
 

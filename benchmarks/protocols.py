@@ -64,10 +64,11 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'BCL': 'bcl/{}.py',
     'ProCo': 'proco/{}.py',
     'GLMC': 'glmc/{}.py',
+    'GBBN alone, MixUp or CutMix at alpha 1': 'allnc/{}_alpha1_gbbn.py',
     'GBBN alone': 'allnc/{}_gbbn.py',
     'AllNC without mixture': 'allnc/{}_clean.py',
     'AllNC, cosine classifier': 'allnc/{}_cosine.py',
-    'AllNC, MixUp at alpha 4': 'allnc/{}_mixup.py',
+    'AllNC, MixUp or CutMix at alpha 1': 'allnc/{}_alpha1.py',
     'AllNC': 'allnc/{}.py',
 }
 # a run of the same seed, with BatchNorm statistics of unmixed images; settings that take its checkpoint
@@ -94,9 +95,7 @@ TRAINING = ('model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'opti
             'default_hooks', 'custom_hooks')
 INCIDENTAL = ('data_root', 'checkpoint', 'num_workers', 'persistent_workers', 'pin_memory', 'val_begin', 'val_interval',
               'logger')
-# whose leads a table shows, where they are not those of AllNC as it is alone
-LEADERS = {'cifar100-if100': ('AllNC, cosine classifier', ), **dict.fromkeys(
-    ('cifar10-if100', 'cifar10-if50', 'cifar10-balanced'), ('AllNC, MixUp at alpha 4', 'AllNC'))}
+LEADERS = {'cifar100-if100': 'AllNC, cosine classifier'}  # whose lead a table shows, where it is not AllNC as it is
 COLUMNS = ('overall', 'many', 'medium', 'few', 'worst_class', 'ece', 'std_cos_means', 'std_cos_classifier',
            'tail_cosine')
 
@@ -491,12 +490,12 @@ def table(protocol):
     """Mean and standard deviation over seeds, as Markdown: the plain last epoch, then tau tuned on validation.
 
     'best epoch' is what choosing it on the test split would add to `overall`, with the number of seeds that tell;
-    'AllNC leads by' is its difference in `overall`, paired by seed, with the number of seeds that both have; LEADERS
-    has the protocols where another AllNC has such a column too, or instead.
+    'AllNC leads by' is its difference in `overall`, paired by seed, with the number of seeds that both have; on
+    CIFAR-100 that of AllNC with a cosine classifier.
     Minutes are those of the slowest seed.
     """
     import numpy as np
-    rows, leaders = by_method(protocol), LEADERS.get(protocol, ('AllNC', ))
+    rows, leader = by_method(protocol), LEADERS.get(protocol, 'AllNC')
     best_epoch = ('best epoch', ) if any('best_epoch' in r for found in rows.values() for r in found) else ()
     lines = [f'`{protocol}`: test split, last epoch, mean ± standard deviation over seeds', '',
              '| method | seeds | ' + ' | '.join((*COLUMNS, *best_epoch)) + ' | minutes |',
@@ -508,16 +507,14 @@ def table(protocol):
         minutes = max(r['minutes'] for r in found)
         lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
     lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
-              '| method | seeds | tau | statistics | overall | many | medium | few | '
-              + ' | '.join(f'{leader} leads by' for leader in leaders) + ' |',
-              '| --- ' * (8 + len(leaders)) + '|']
-    leading = {leader: tuned(rows.get(leader, []))[1] for leader in leaders}
+              f'| method | seeds | tau | statistics | overall | many | medium | few | {leader} leads by |',
+              '| --- ' * 9 + '|']
+    allnc = tuned(rows.get(leader, []))[1]
     for name, found in rows.items():
         kind, runs = tuned(found)
         cells = [cell([b['test'][group] for b in runs.values()]) for group in ('overall', 'many', 'medium', 'few')]
-        for leader, allnc in leading.items():  # paired by seed
-            lead = [allnc[seed]['test']['overall'] - b['test']['overall'] for seed, b in runs.items() if seed in allnc]
-            cells.append(f'{cell(lead)} ({len(lead)})' if lead and name != leader else '')
+        lead = [allnc[seed]['test']['overall'] - b['test']['overall'] for seed, b in runs.items() if seed in allnc]
+        cells.append(f'{cell(lead)} ({len(lead)})' if lead and name != leader else '')  # paired by seed
         tau = np.mean([b['tau'] for b in runs.values()])
         lines.append(f'| {name} | {len(runs)} | {tau:.2f} | {kind} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)

@@ -184,16 +184,18 @@ def test_the_tables_of_the_ablation_pair_seeds(monkeypatch):
 
     switch, idea = next(iter(ablation.SWITCHES)), list(ablation.IDEAS)[1]
     runs = [record(ablation.DEFAULT, 0, 50), record(ablation.DEFAULT, 1, 60), record(switch, 1, 63),
-            record(f'{idea}: {ablation.DEFAULT}', 0, 49),
+            record(f'{idea}: {ablation.DEFAULT}', 0, 49), record(f'at alpha 1, {switch}', 0, 42),
             *(record(method, 0, 40) for method in ablation.IDEA_METHODS if method != ablation.DEFAULT)]
     monkeypatch.setattr(ablation, 'results', lambda protocol: (None, {(r['name'], r['seed']): r for r in runs}))
     monkeypatch.setattr(protocols, 'results', lambda protocol: (None, {}))
     lines = ablation.switches_table('cifar10-if100').splitlines()
-    assert lines[-2].startswith('| default | 2 | 55.0 | 110.0 | 55.0 | 0.500 |')
-    assert lines[-1].startswith(f'| {switch} | 1 | +3.0 | +6.0 | +3.0 | +0.000 |')
+    assert lines[-4].startswith('| default | 2 | 55.0 | 110.0 | 55.0 | 0.500 |')
+    assert lines[-3].startswith('| MixUp or CutMix at alpha 1 | 1 | -10.0 | -20.0 | -10.0 | +0.000 |')
+    assert lines[-2].startswith(f'| {switch} | 1 | +3.0 | +6.0 | +3.0 | +0.000 |')
+    assert lines[-1].startswith(f'| at alpha 1, {switch} | 1 | +2.0 | +4.0 | +2.0 | +0.000 |')
     lines = ablation.ideas_table().splitlines()
-    assert lines[-2] == '| none | 40.0 / 80.0 (1) | 40.0 / 80.0 (1) | 55.0 / 110.0 (2) |'
-    assert lines[-1] == f'| {idea} |  |  | -1.0 / -2.0 (1) |'
+    assert lines[-2] == '| none | ' + '40.0 / 80.0 (1) | ' * 3 + '55.0 / 110.0 (2) |'
+    assert lines[-1] == f'| {idea} |  |  |  | -1.0 / -2.0 (1) |'
 
 
 def test_the_lead_of_allnc_pairs_seeds(monkeypatch):

@@ -3,7 +3,7 @@ _base_ = '../ce/resnet20_cifar10-lt-mini-if100.py'
 # Chosen on the validation split of the mini protocol: see README.md
 model = dict(
     type='AllNC',
-    mixture=dict(type='MixtureViews'),
+    mixture=dict(type='MixtureViews', alpha=4.0, methods=['mixup']),
     head=dict(
         _delete_=True,
         type='AllNCHead',

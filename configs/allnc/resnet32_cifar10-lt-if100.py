@@ -4,7 +4,7 @@ _base_ = '../ce/resnet32_cifar10-lt-if100.py'
 # natural (q = 1) to class-balanced (q = 0) with eta
 model = dict(
     type='AllNC',
-    mixture=dict(type='MixtureViews'),
+    mixture=dict(type='MixtureViews', alpha=4.0, methods=['mixup']),
     head=dict(
         _delete_=True,
         type='AllNCHead',
