@@ -77,6 +77,7 @@ P2P_01 = {f'P2P 0.1, {name}': {**SWITCHES['P2P: weight 0.1'], **SWITCHES[name]} 
     'without HyCon', 'without GBBN: natural samples, CE', 're-balanced by the sampler alone',
     're-balanced by the loss alone', 'HyCon: InfoNCE', 'HyCon: projector and predictor, weight 0.05',
     *(f'HyCon: weight {weight}' for weight in (0.05, 1.0, 2.0, 5.0)))}
+ALPHA_1_SWITCHES = {f'at alpha 1, {name}': settings for name, settings in {**SWITCHES, **MIXTURES, **P2P_01}.items()}
 CLASS_MEANS = 'nearest class mean instead of the classifier'
 COSINE_SWITCHES = {f'{COSINE}, {name}': changes for name, changes in {  # settings that differ from COSINE
     'without HyCon and P2P': {f'{HEAD}hycon': None, f'{HEAD}p2p': None},
@@ -102,10 +103,9 @@ IDEAS = {  # name: settings, for each of IDEA_METHODS
     'AutoAugment and cutout': {},
 }
 IDEA_METHODS = ('CE', 'LA + mixture', ALPHA_1, DEFAULT)
-ALPHA_1_SWITCHES = {f'at alpha 1, {name}': settings for name, settings in {**SWITCHES, **MIXTURES, **P2P_01}.items()}
+BY_METHOD = {DEFAULT: SWITCHES, ALPHA_1: ALPHA_1_SWITCHES, COSINE: COSINE_SWITCHES}
 CHANGES = {**SWITCHES, **ALPHA_1_SWITCHES, **COSINE_SWITCHES, **IDEAS}
-JOBS = {**{name: (DEFAULT, name) for name in SWITCHES}, **{name: (ALPHA_1, name) for name in ALPHA_1_SWITCHES},
-        **{name: (COSINE, name) for name in COSINE_SWITCHES},
+JOBS = {**{name: (method, name) for method, switches in BY_METHOD.items() for name in switches},
         **{f'{idea}: {method}': (method, idea) for idea in IDEAS for method in IDEA_METHODS}}
 GEOMETRY = ('std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality')
 
