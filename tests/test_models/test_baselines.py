@@ -249,8 +249,21 @@ def test_contrastive_head_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match='3 views of each image, but got 4 rows.*MultiView'):
         head.loss((torch.randn(4, 8), ), samples([0] * 4))
     soft = [DataSample().set_gt_label(0).set_gt_score(torch.full((4, ), 0.25)) for _ in range(3)]
-    with pytest.raises(ValueError, match='integer labels.*batch augmentation'):
+    with pytest.raises(ValueError, match='integer labels.*mixed_views=1.*batch augmentation'):
         head.loss((torch.randn(3, 8), ), soft)
+
+
+def test_contrastive_head_takes_soft_labels_of_the_first_view():
+    head, _ = contrastive_head(classifier=dict(type='LinearClsHead', num_classes=4, in_channels=8,
+                                               loss=dict(type='CrossEntropyLoss', use_soft=True)))
+    z, soft = torch.randn(9, 8), torch.tensor([[0.75, 0.25, 0, 0], [0, 1, 0, 0], [0.5, 0, 0, 0.5]])
+    rows = samples([0, 1, 0] * 3)
+    plain = head.loss((z, ), [r.clone().set_gt_score(F.one_hot(r.gt_label, 4)[0]) if i < 3 else r
+                              for i, r in enumerate(rows)])
+    mixed = head.loss((z, ), [r.clone().set_gt_score(soft[i]) if i < 3 else r for i, r in enumerate(rows)])
+    torch.testing.assert_close(mixed['loss_cls'], F.cross_entropy(head((z[:3], )), soft))
+    torch.testing.assert_close(mixed['loss_contrast'], plain['loss_contrast'])
+    assert mixed['loss_cls'] != plain['loss_cls']
 
 
 def test_lws_head_learns_one_factor_a_class():

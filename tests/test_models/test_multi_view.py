@@ -103,3 +103,32 @@ def test_batch_augmentation_labels_each_row_by_itself():
         base = (image.mean().item() - own) / 100  # 1, 2 or between: the views that were mixed
         assert sample.gt_score.sum().item() == pytest.approx(1)
         assert 1 - 1e-4 <= base <= 2 + 1e-4, row
+
+
+def test_batch_augmentation_of_the_first_views_alone():
+    grey = torch.ones(3, SIZE, SIZE, dtype=torch.uint8)
+    views = [[grey * (100 * v + 10 * i) for v in (0, 1)] for i in range(N)]
+    augments = dict(augments=[dict(type='Mixup', alpha=1.0)])
+    model = MultiViewDataPreprocessor(num_classes=N, batch_augments=augments, mixed_views=1)
+    value_of_class = {k: 10 * i for i, k in enumerate((3, 1, 0, 2))}
+    torch.manual_seed(0)
+    for collate in (default_collate, pseudo_collate):
+        data = collate([dict(inputs=v, data_samples=s) for v, s in zip(views, samples())])
+        out = model(data, training=True)
+        means = out['inputs'].mean((1, 2, 3))
+        assert means[N:].tolist() == pytest.approx([100, 110, 120, 130])
+        assert [s.gt_label.item() for s in out['data_samples']] == [3, 1, 0, 2] * 2
+        assert ['gt_score' in s for s in out['data_samples']] == [True] * N + [False] * N
+        for mean, sample in zip(means, out['data_samples'][:N]):  # the image has the shares that its label tells
+            own = sum(score.item() * value_of_class[k] for k, score in enumerate(sample.gt_score))
+            assert mean.item() == pytest.approx(own, abs=1e-3)
+        assert any(sample.gt_score.max() < 1 for sample in out['data_samples'][:N])
+        assert model(data)['inputs'].mean((1, 2, 3))[:N].tolist() == pytest.approx([0, 10, 20, 30])  # not in a test
+
+
+def test_mixed_views_without_a_batch_augmentation_change_nothing():
+    views = images(2)
+    assert torch.equal(build(mixed_views=1)(default_collate([dict(inputs=v) for v in views]), True)['inputs'],
+                       expected(views))
+    with pytest.raises(ValueError, match='`mixed_views` >= 1, but got 0; .*augments'):
+        build(mixed_views=0)

@@ -55,7 +55,7 @@ def config(head, kind=None, backbone=OWN, **kwargs):
     return Config(dict(
         default_scope='mmpretrain', custom_imports=dict(imports=['allnc_mm'], allow_failed_imports=False), model=model,
         data_preprocessor=dict(type='MultiViewDataPreprocessor', mean=[100.0] * 3, std=[50.0] * 3, to_rgb=False,
-                               channels_last=True),
+                               channels_last=True, mixed_views=1),
         test_dataloader=dict(batch_size=3, dataset=dict(type='LongTailList', pipeline=PIPELINE))))
 
 

@@ -54,7 +54,7 @@ def load(cfg: Config, checkpoint: dict) -> nn.Module:
 def stock_preprocessor(model: nn.Module, cfg: Config) -> dict:
     """The data preprocessor's settings that matter at test time."""
     settings = dict(cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
-    for key in ('channels_last', 'batch_augments', 'to_onehot'):
+    for key in ('channels_last', 'mixed_views', 'batch_augments', 'to_onehot'):
         settings.pop(key, None)
     if type(model.data_preprocessor).__name__ == 'MultiViewDataPreprocessor':
         settings['type'] = 'ClsDataPreprocessor'

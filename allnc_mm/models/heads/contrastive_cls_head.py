@@ -62,20 +62,20 @@ class ContrastiveClsHead(ClsHead):
         return self.classifier(feats)
 
     def loss(self, feats: tuple[Tensor], data_samples: list[DataSample], **kwargs) -> dict[str, Tensor]:
-        """Losses of V*M view-major rows.
+        """Losses of V*M view-major rows; soft labels of view 1 (mixed images) are the classifier's.
 
         Raises:
-            ValueError: if the rows are not those of V views, or labels are soft.
+            ValueError: if the rows are not those of V views, or labels of views 2 to V are soft.
         """
         rows = len(feats[-1])
         if rows % self.num_views:
             raise ValueError(f'ContrastiveClsHead expects {self.num_views} views of each image, but got {rows} rows; '
                              f'use MultiView with {self.num_views} views in the pipeline, and '
                              'MultiViewDataPreprocessor.')
-        if 'gt_score' in data_samples[0]:
-            raise ValueError('ContrastiveClsHead needs integer labels, but got soft ones (gt_score); remove the batch '
-                             'augmentation.')
         size = rows // self.num_views
+        if 'gt_score' in data_samples[size]:
+            raise ValueError('The contrastive loss of ContrastiveClsHead needs integer labels, but got soft ones '
+                             '(gt_score); set data_preprocessor.mixed_views=1, or remove the batch augmentation.')
         losses = self.classifier.loss(tuple(f[:size] for f in feats), data_samples[:size], **kwargs)
         losses['loss_cls'] = losses.pop('loss')  # mmengine logs the total as 'loss'
         labels = torch.cat([sample.gt_label for sample in data_samples[size:]])
