@@ -21,7 +21,7 @@ from allnc_mm.visualization.runs import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLNC = 'configs/allnc/README.md'
-TABLES = [('README.md', 'summary'), ('README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'),
+TABLES = [('README.md', 'summary'), ('configs/gnc/README.md', 'softmax-code'), (ALLNC, 'cifar10-if100'),
           (ALLNC, 'cifar10-if50'), (ALLNC, 'cifar100-if100'), (ALLNC, 'cifar10-balanced'),
           (ALLNC, 'digits'), (ALLNC, 'ideas'), *((ALLNC, f'ablation {protocol}') for protocol in ablation.PROTOCOLS),
           ('docs/gnc.md', 'softmax-growth'), ('docs/speed.md', 'speed'), ('configs/seg/README.md', 'camvid')]

@@ -1,4 +1,5 @@
 """The how-tos do what they say: every block of code in them is run."""
+import operator
 import os
 import re
 import shlex
@@ -10,20 +11,23 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 import allnc_mm  # noqa: F401
+from allnc_mm.registry import MODELS
 from allnc_mm.visualization.runs import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def blocks(page, language):
-    return re.findall(rf'```{language}\n(.*?)```', (ROOT / 'docs' / page).read_text(), flags=re.DOTALL)
+def blocks(page, language, folder='docs'):
+    return re.findall(rf'```{language}\n(.*?)```', (ROOT / folder / page).read_text(), flags=re.DOTALL)
 
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_own_data(cifar_root, tmp_path):
+def test_own_data(cifar_root, tmp_path, monkeypatch):
     """Real images, three classes of CIFAR-10 with 60, 20 and 6 training images; two epochs instead of 160."""
     from PIL import Image
     with np.load(cifar_root / 'cifar10' / 'train.npz', allow_pickle=False) as pack:
@@ -34,7 +38,7 @@ def test_own_data(cifar_root, tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
-    config, = blocks('own_data.md', 'python')
+    config, large = blocks('own_data.md', 'python')
     assert len(config.splitlines()) == 10
     (tmp_path / 'birds.py').write_text(config)
     commands = [command.strip() for command in blocks('own_data.md', 'bash')]
@@ -50,6 +54,26 @@ def test_own_data(cifar_root, tmp_path):
     page = (tmp_path / 'work_dirs/birds/report/report.html').read_text()
     assert all(name in page for name in ('cat', 'lynx', 'robin'))
 
+    # the config for large images: its model and its data, and a batch through both
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'large.py').write_text(large)
+    cfg = Config.fromfile('large.py')
+    assert cfg.model.backbone.pop('init_cfg').checkpoint == 'resnet50.pth'
+    cfg.model.backbone.depth = 18
+    cfg.model.head.update(in_channels=512, projector=None, predictor=None, proj_channels=None)
+    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = build_model(cfg)
+        train, val = (Runner.build_dataloader(cfg[f'{split}_dataloader'], seed=0) for split in ('train', 'val'))
+    assert val.dataset.metainfo['classes'] == ('cat', 'lynx', 'robin')
+    assert val.dataset[0]['inputs'].shape == (3, 224, 224)
+    for loss in (model.head.loss_uniform, model.head.loss_module):
+        loss.set_class_counts([60, 6, 20])
+    data = model.data_preprocessor(next(iter(train)), training=True)
+    assert data['inputs'].shape == (8, 3, 224, 224)  # two views of two pairs
+    losses = model(**data, mode='loss')
+    assert all(torch.isfinite(value) for name, value in losses.items() if 'loss' in name)
+
 
 @pytest.mark.parametrize('number', [0, 1])
 def test_other_backbone(number, tmp_path):
@@ -59,6 +83,8 @@ def test_other_backbone(number, tmp_path):
     assert len(file.read_text().splitlines()) <= 5
     cfg = Config.fromfile(file)
     assert 'class_counts' in cfg.default_hooks
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        assert MODELS.build(cfg.model.head).num_classes == 100  # as printed; small from here on
     small = dict(arch='atto', drop_path_rate=0) if number == 0 else dict(
         arch=dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=32), img_size=32, patch_size=16)
     cfg.model.backbone.update(small)
@@ -79,11 +105,32 @@ def test_other_backbone(number, tmp_path):
     assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
+def without_scope(node):
+    """A part of a config without mmengine's marks of the package it came from."""
+    if isinstance(node, dict):
+        return {key: without_scope(value) for key, value in node.items() if key != '_scope_'}
+    return [without_scope(item) for item in node] if isinstance(node, list) else node
+
+
+def test_segmentation(tmp_path):
+    """The config of one's own has the model, sampler and hooks of ours on another architecture."""
+    config, = blocks('README.md', 'python', 'configs/seg')
+    (tmp_path / 'mine.py').write_text(config)
+    mine = Config.fromfile(tmp_path / 'mine.py')
+    ours = Config.fromfile(ROOT / 'configs/seg/deeplabv3plus_r50-d8_cityscapes_allnc.py')
+    for key in ('default_hooks.class_counts', 'default_hooks.attach_metrics', 'default_hooks.gbbn', 'custom_hooks',
+                'train_dataloader.batch_sampler', 'model.type', 'model.geometry', 'model.loss_rebalanced'):
+        found, expected = (without_scope(operator.attrgetter(key)(cfg)) for cfg in (mine, ours))
+        assert found == expected, key
+    assert 'RareClassCrop' in [t['type'] for t in mine.train_dataloader.dataset.pipeline]
+    mine.model.pretrained = None
+    mine.model.backbone.depth = 18
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        assert MODELS.build(mine.model).bilateral
+
+
 def test_speed(tmp_path):
     """The four lines together train a digits epoch; compiled by torch's eager backend, which needs no compiler."""
-    from mmengine.registry import DefaultScope
-    from mmengine.runner import Runner
-
     from allnc_mm.models.utils.device_augmentation import DeviceAugmentation
     block, = blocks('speed.md', 'python')
     assert 'compile = True' in block

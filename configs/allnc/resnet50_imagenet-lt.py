@@ -37,4 +37,5 @@ train_dataloader = dict(
     ]),
     batch_sampler=dict(type='BilateralSampler', q=0.0, progressive=True))
 default_hooks = dict(gbbn=dict(type='GBBNHook', gamma=2.0))
+custom_hooks = [dict(type='CleanBNHook')]
 auto_scale_lr = dict(base_batch_size=128)

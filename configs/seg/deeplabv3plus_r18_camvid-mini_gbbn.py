@@ -7,3 +7,4 @@ train_dataloader = dict(
     dataset=dict(pipeline=train_pipeline))
 default_hooks = dict(gbbn=_base_.parts.gbbn_hook)
 custom_hooks = [_base_.parts.class_weights]
+auto_scale_lr = dict(base_batch_size=_base_.auto_scale_lr.base_batch_size // 2)
