@@ -47,15 +47,25 @@ def cached_softmax_code(num_classes: int, dim: int, *, seed: int = 0) -> Tensor:
     if shipped.is_file():
         return load_code(shipped.read_bytes(), num_classes, dim)
     path = cache_directory() / name
+
+    def kept() -> Tensor | None:
+        try:
+            return load_code(path.read_bytes(), num_classes, dim)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            warnings.warn(f'The cached softmax code {path} is damaged ({error}); it is computed again.', stacklevel=3)
+            return None
+
     try:
+        code = kept()  # without the lock: a file is written whole, and the directory may be read-only
+        if code is not None:
+            return code
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f'{path}.lock'):
-            if path.exists():
-                try:
-                    return load_code(path.read_bytes(), num_classes, dim)
-                except ValueError as error:
-                    warnings.warn(f'The cached softmax code {path} is damaged ({error}); it is computed again.',
-                                  stacklevel=2)
+            code = kept()  # another process may have been faster
+            if code is not None:
+                return code
             code = softmax_code(num_classes, dim, seed=seed)
             _write(path, dump_code(code))
     except OSError as error:

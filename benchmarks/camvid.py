@@ -248,7 +248,8 @@ def main():
     run.add_argument('--jobs', type=int, default=2, help='runs at a time, one thread each')
     run.add_argument('--workers', type=int, default=0, help='loader processes of each run')
     run.add_argument('--device', choices=['auto', 'cuda', 'cpu'], default='auto', help='auto: the GPU if there is one')
-    run.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for trials; with --results')
+    run.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for trials; with --results and '
+                     '--work-dirs')
     show.add_argument('--into', metavar='FILE', help='Markdown file with the marks')
     draw.add_argument('--out', default=str(ROOT / 'docs' / 'images' / 'camvid.png'))
     one.add_argument('work_dir', type=Path)
@@ -262,9 +263,9 @@ def main():
     elif args.command == 'pictures':
         pictures(args)
     else:
-        if args.cfg_options and args.results == RESULTS:
-            raise SystemExit('--cfg-options is for trials: give --results FILE (and --work-dirs), so that they stay '
-                             'out of the table.')
+        if args.cfg_options and (args.results == RESULTS or args.work_dirs == run.get_default('work_dirs')):
+            raise SystemExit('--cfg-options is for trials: give --results FILE and --work-dirs FOLDER, so that they '
+                             'stay out of the table and of its runs.')
         args.cuda = cuda(args)
         done = finished(args.results)
         jobs = [(name, seed) for seed in args.seeds for name in args.only or METHODS if (name, seed) not in done]

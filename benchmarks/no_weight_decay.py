@@ -41,16 +41,15 @@ def records():
 
 def curves(work_dir):
     """Epochs and measures from the scalars that a run and its resumptions logged."""
+    from allnc_mm.visualization.runs import read_curves
     points, loss, accuracy = {}, {}, {}
-    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            scalars = json.loads(line)
-            if 'neural_collapse_train/nc1' in scalars:
-                points[scalars['step']] = {key.split('/')[1]: value for key, value in scalars.items() if '/' in key}
-            elif 'loss' in scalars:
-                loss[scalars['epoch']] = scalars['loss']
-            elif 'long_tail/overall' in scalars:
-                accuracy[scalars['step']] = scalars['long_tail/overall']
+    for scalars in read_curves(str(work_dir)):
+        if 'neural_collapse_train/nc1' in scalars:
+            points[scalars['step']] = {key.split('/')[1]: value for key, value in scalars.items() if '/' in key}
+        elif 'loss' in scalars:
+            loss[scalars['epoch']] = scalars['loss']
+        elif 'long_tail/overall' in scalars:
+            accuracy[scalars['step']] = scalars['long_tail/overall']
     epochs = sorted(points)
     names = (*PANELS, 'nc4_disagreement')
     return dict(epoch=epochs, loss=[loss.get(epoch) for epoch in epochs], test_accuracy=accuracy[max(accuracy)],

@@ -185,6 +185,7 @@ def train_alone(config, options, work_dir, args):
     from mmengine.config import Config
 
     from allnc_mm.engine.launch import build_runner, latest_checkpoint, load_config
+    from allnc_mm.visualization.runs import read_curves
     before = work_dir / Path(config).name  # mmengine's copy
     if before.exists() and fingerprint(Config.fromfile(before)) != fingerprint_of(config, options):
         shutil.rmtree(work_dir)
@@ -211,8 +212,7 @@ def train_alone(config, options, work_dir, args):
         minutes = round((time.time() - start) / 60, 1)
         result = dict(minutes=minutes, **evaluate(work_dir))
     if args.best_epoch:
-        logged = [json.loads(line) for file in work_dir.glob('*/vis_data/scalars.json') for line in open(file)]
-        seen = [line[key] for line in logged if (key := 'long_tail/overall') in line]
+        seen = [entry[key] for entry in read_curves(str(work_dir)) if (key := 'long_tail/overall') in entry]
         if seen:  # none in a run that was already trained
             result['best_epoch'] = max(*seen, result['test']['overall'])
     return result

@@ -77,6 +77,19 @@ def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch):
         assert cached_softmax_code(K, DIM).shape == (K, DIM)
 
 
+def test_a_directory_that_can_only_be_read(folder, monkeypatch):
+    code = cached_softmax_code(K, DIM)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError('read-only')
+
+    monkeypatch.setattr(geometry_cache, 'FileLock', refuse)
+    monkeypatch.setattr(geometry_cache, 'softmax_code', refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(cached_softmax_code(K, DIM), code)
+
+
 def test_processes_at_once(folder):
     script = 'from allnc_mm.geometry_cache import *; print(float(cached_softmax_code(7, 3).sum()))'
     environment = dict(os.environ, OMP_NUM_THREADS='1')

@@ -70,11 +70,13 @@ def _complete_loader(loader: dict, scope: str | None, args: argparse.Namespace) 
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
-    """The newest checkpoint of a work_dir, also of one that was moved or whose run was killed; None without any."""
+    """The newest checkpoint of a work_dir, also of one that was moved, copied, or whose run was killed; else None."""
     latest = find_latest_checkpoint(work_dir)
-    if latest and os.path.isfile(latest):
-        return latest
-    saved = [path for kind in ('epoch', 'iter') for path in glob.glob(os.path.join(work_dir, f'{kind}_*.pth'))]
+    if latest and os.path.isfile(latest):  # an absolute path: in a folder that was copied, that of the original
+        own = os.path.join(work_dir, os.path.basename(latest))
+        return own if os.path.isfile(own) else latest
+    folder = glob.escape(work_dir)
+    saved = [path for kind in ('epoch', 'iter') for path in glob.glob(os.path.join(folder, f'{kind}_*.pth'))]
     return max(saved, key=os.path.getmtime, default=None)
 
 

@@ -111,7 +111,15 @@ class LongTailMetric(BaseMetric):
     def dataset_meta(self, dataset_meta: dict) -> None:
         # The loops set this when they are built: a mistake shows before the first iteration of training.
         self._dataset_meta = dataset_meta
-        counts = (dataset_meta or {}).get('num_per_class')
+        self._check_counts(dataset_meta or {})
+        classes = (dataset_meta or {}).get('classes')
+        if classes is not None and len(classes) != len(self.num_per_class):
+            raise ValueError(f'LongTailMetric: the evaluated data set has {len(classes)} classes, but num_per_class '
+                             f'names {len(self.num_per_class)}: labels would not mean the same class. In a folder per '
+                             'class, a class without images needs an empty folder.')
+
+    def _check_counts(self, dataset_meta: dict) -> None:
+        counts = dataset_meta.get('num_per_class')
         if counts is None:
             if self.num_per_class is None:
                 raise ValueError(

@@ -21,7 +21,7 @@ def full_precision(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
-        device = next((x.device.type for x in args if isinstance(x, Tensor)), 'cpu')
+        device = next((x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), 'cpu')
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 

@@ -94,7 +94,7 @@ def sweep(sweeps: dict[str, Sequence[Solution]], threshold: float = math.nan, me
             axis.set_ylim(least - 0.12, 1.08)
             _name(axis, simplex_cosine(num_classes), 'simplex ETF: all classes equally apart')
             _name(axis, 1, 'cosine 1: minority collapse')
-        else:
+        elif any(0 < row[name] < math.inf for row in everything):  # else all vectors are zero, and there is no ratio
             _log(axis, 'y')
         if ends[0] <= threshold <= ends[1]:
             _mark(axis, threshold, f'R* = {threshold:.4g}')

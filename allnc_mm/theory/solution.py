@@ -97,7 +97,8 @@ class Solution:
         for name, vectors in (('w_A/w_B', self.weight), ('h_A/h_B', self.means)):
             norms = vectors.norm(dim=1)
             shorter = float(norms[tail].mean()) if len(tail) else math.nan
-            row[name] = float(norms[head].mean()) / shorter if shorter else math.inf
+            longer = float(norms[head].mean())
+            row[name] = longer / shorter if shorter else math.inf if longer else math.nan
         return row
 
     def row(self) -> dict[str, float | str | bool | None]:

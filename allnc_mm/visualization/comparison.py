@@ -7,9 +7,9 @@ from rich.table import Table
 
 from ..fileio import whole_file
 from .figures import save_png, story_figure
-from .runs import Run, build_model, classifier_weight, evaluate_checkpoint, evaluate_run, find_run
+from .runs import Run, build_model, evaluate_checkpoint, evaluate_run, find_run
 
-__all__ = ['Run', 'build_model', 'classifier_weight', 'comparison_table', 'draw_comparison', 'evaluate_checkpoint',
+__all__ = ['Run', 'build_model', 'comparison_table', 'draw_comparison', 'evaluate_checkpoint',
            'evaluate_run', 'find_run', 'plain', 'save_json']
 
 MAX_BYTES = 200_000

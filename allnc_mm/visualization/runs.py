@@ -14,9 +14,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from torch import Tensor, nn
 
+from ..engine.hooks.class_counts_hook import check_same_classes
+from ..engine.hooks.neural_collapse_hook import pipeline_of, without_augmentation
 from ..engine.launch import latest_checkpoint
 from ..evaluation import LongTailMetric
-from ..evaluation.last_layer import LastLayer, linear_map
+from ..evaluation.last_layer import LastLayer
 from ..functional.calibration import calibration_bins
 from ..functional.collapse import (
     ClassStatistics,
@@ -27,7 +29,7 @@ from ..functional.collapse import (
     pairwise_cosines,
 )
 from ..functional.geometry import unit_rows
-from ..registry import MODELS
+from ..registry import DATASETS, MODELS
 
 SAMPLES_PER_CLASS = 150
 KEPT_BYTES = 1 << 30
@@ -103,8 +105,8 @@ class Run:
         return self.classes[index] if self.classes else str(index)
 
 
-def _newest(pattern: str) -> str | None:
-    return max(glob.glob(pattern), key=os.path.getmtime, default=None)
+def _newest(folder: str, *pattern: str) -> str | None:
+    return max(glob.glob(os.path.join(glob.escape(folder), *pattern)), key=os.path.getmtime, default=None)
 
 
 def find_run(work_dir: str) -> tuple[str, str, str]:
@@ -121,7 +123,7 @@ def find_run(work_dir: str) -> tuple[str, str, str]:
     """
     if not os.path.isdir(work_dir):
         raise FileNotFoundError(f'{work_dir} is not a folder; give the work_dir of a finished run of tools/train.py.')
-    config = _newest(os.path.join(work_dir, '*.py'))
+    config = _newest(work_dir, '*.py')
     if config is None:
         raise FileNotFoundError(f'{work_dir} holds no config (*.py), which every run dumps there; give the work_dir of '
                                 'a run of tools/train.py, not one of its subfolders.')
@@ -132,7 +134,7 @@ def find_run(work_dir: str) -> tuple[str, str, str]:
 
 
 def _find_log(work_dir: str) -> str:
-    return _newest(os.path.join(work_dir, '*', '*.log')) or work_dir
+    return _newest(work_dir, '*', '*.log') or work_dir
 
 
 def read_curves(work_dir: str) -> list[dict]:
@@ -147,7 +149,7 @@ def read_curves(work_dir: str) -> list[dict]:
         list[dict]: One dictionary an entry, empty without logs. Entries of the training have an ``iter``.
     """
     curves: list[dict] = []
-    for path in sorted(glob.glob(os.path.join(work_dir, '*', 'vis_data', 'scalars.json'))):
+    for path in sorted(glob.glob(os.path.join(glob.escape(work_dir), '*', 'vis_data', 'scalars.json'))):
         entries = []
         with open(path) as file:
             for line in file:
@@ -163,11 +165,6 @@ def read_curves(work_dir: str) -> list[dict]:
     return curves
 
 
-def classifier_weight(head: nn.Module) -> Tensor:
-    """Classifier vectors (K, d) of a head, as :func:`linear_map` finds them; ValueError if there are none."""
-    return linear_map(head)[0].detach().cpu().double()
-
-
 def _loaders(cfg: Config, config: str):
     """Loaders of the test set, and of the training set with the pipeline of the test set: no augmentation."""
     test = cfg.get('test_dataloader') or cfg.get('val_dataloader')
@@ -181,16 +178,12 @@ def _loaders(cfg: Config, config: str):
         test['pin_memory'] = False
     test.pop('batch_sampler', None)
 
-    def innermost(dataset):
-        # wrappers (repeated, class-balanced, ...) only change how often an image is seen
-        while 'dataset' in dataset:
-            dataset = dataset['dataset']
-        return dataset
-
-    train = copy.deepcopy(test)
-    train['dataset'] = copy.deepcopy(innermost(cfg.train_dataloader['dataset']))
-    train['dataset']['pipeline'] = copy.deepcopy(innermost(test['dataset']).get('pipeline', []))
-    return Runner.build_dataloader(test), Runner.build_dataloader(train)
+    train = dict(test)
+    test = Runner.build_dataloader(test)
+    dataset = DATASETS.build(cfg.train_dataloader['dataset'])
+    check_same_classes(dataset.metainfo, test.dataset.metainfo, 'test')
+    train['dataset'] = without_augmentation(dataset, pipeline_of(test.dataset))
+    return test, Runner.build_dataloader(train)
 
 
 def _groups_setting(cfg: Config):

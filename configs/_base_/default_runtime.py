@@ -10,7 +10,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     class_counts=dict(type='ClassCountsHook'),  # hands the training images per class to losses and heads
-    epoch_seed=dict(type='EpochSeedHook'),  # a resumed run equals an uncut one
+    epoch_seed=dict(type='EpochSeedHook'),  # a resumed run equals an uncut one, if the data set knows the epoch
     finite_loss=dict(type='FiniteLossHook'),  # NaN stops all ranks and names its component
 )
 

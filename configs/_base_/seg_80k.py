@@ -6,7 +6,7 @@ default_hooks = dict(
     checkpoint=dict(max_keep_ckpts=2),
     class_counts=dict(type='PixelCountsHook'),  # counts the labelled pixels (once), for losses and samplers
     attach_metrics=dict(type='AttachMetricsHook'),  # lets PixelCollapseMetric see the features
-    epoch_seed=dict(type='EpochSeedHook'),  # a resumed run equals an uncut one
+    epoch_seed=dict(type='EpochSeedHook'),  # a resumed run equals an uncut one, if the data set knows the epoch
     finite_loss=dict(type='FiniteLossHook'),  # NaN stops all ranks and names its component
 )
 randomness = dict(seed=0)

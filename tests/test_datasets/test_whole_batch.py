@@ -199,6 +199,8 @@ def test_refuses_what_it_does_not_know():
         WholeBatch([TRANSFORMS.build(dict(type='Resize', scale=16))])
     with pytest.raises(ValueError, match='one value for all channels'):
         WholeBatch([TRANSFORMS.build(dict(type='Cutout', shape=4, pad_val=(1, 2, 3)))])
+    with pytest.raises(ValueError, match='a single number as pad_val'):
+        WholeBatch([TRANSFORMS.build(dict(type='RandomCrop', crop_size=8, padding=1, pad_val=(1, 2, 3)))])
     with pytest.raises(ValueError, match='GaussianBlur has no counterpart'):
         WholeBatch([TRANSFORMS.build(dict(type='GaussianBlur', radius=1))])
 
@@ -244,3 +246,18 @@ def test_hook_needs_images_in_memory():
     loader = SimpleNamespace(dataset=[1])
     with pytest.raises(TypeError, match='in memory'):
         DeviceAugmentationHook().before_train(SimpleNamespace(train_loop=loop, train_dataloader=loader))
+
+
+def test_hook_refuses_a_draw_that_all_views_share():
+    from types import SimpleNamespace
+
+    from mmengine.runner import EpochBasedTrainLoop
+
+    from allnc_mm.engine.hooks import DeviceAugmentationHook
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    crop = dict(type='RandomCrop', crop_size=8, padding=1)
+    views = dict(type='MultiView', num_views=[2], transforms=[[dict(type='RandomFlip', prob=0.5)]])
+    dataset = DigitsLT(imb_factor=10, pipeline=[crop, views, dict(type='PackInputs')])
+    with pytest.raises(ValueError, match='RandomCrop before MultiView is one for all views; move it'):
+        DeviceAugmentationHook().before_train(
+            SimpleNamespace(train_loop=loop, train_dataloader=SimpleNamespace(dataset=dataset)))

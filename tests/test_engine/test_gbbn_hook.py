@@ -1,5 +1,4 @@
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from allnc_mm.engine.hooks.class_counts_hook import num_per_class
+from allnc_mm.engine.hooks.class_counts_hook import check_same_classes, num_per_class
 from allnc_mm.functional import gbbn_eta, sampling_distribution
 
 COUNTS = [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]  # of DigitsLT: 276 images, 3 iterations of 128 an epoch
@@ -165,7 +164,7 @@ def test_a_data_set_without_counts(tmp_path):
     loader = dict(copy.copy(run._train_dataloader), dataset=dataset)
     dataset.full_init()
     counts = dataset._metainfo.pop('num_per_class')
-    assert num_per_class(SimpleNamespace(train_dataloader=SimpleNamespace(dataset=dataset))) == counts  # from labels
+    assert num_per_class(dataset) == counts  # from labels
     assert dataset.metainfo['num_per_class'] == counts
     dataset._metainfo.pop('num_per_class')
     dataset._metainfo.pop('classes')
@@ -177,3 +176,18 @@ def test_a_data_set_without_counts(tmp_path):
 def test_a_head_with_two_branches_needs_the_hook(tmp_path):
     with pytest.raises(ValueError, match='AllNC has two branches, but nothing moves eta.*GBBNHook'):
         runner(tmp_path, 'without_gbbn', default_hooks=dict(_delete_=True, counts=dict(type='ClassCountsHook'))).train()
+
+
+def test_a_validation_with_other_classes(tmp_path):
+    """Folders of which one is missing, or in another order: a label would not mean the same class."""
+    train = dict(classes=('cat', 'lynx', 'robin'))
+    for other, message in ((('cat', 'robin'), r'\(2, 3; lynx\).*empty folder'),
+                           (('cat', 'robin', 'lynx'), r'\(3, 3; robin, lynx\)')):
+        with pytest.raises(ValueError, match=f'classes of the validation set are not those.*{message}'):
+            check_same_classes(train, dict(classes=other), 'validation')
+    check_same_classes(train, {}, 'validation')
+    digits = dict(type='DigitsLT', split='test', size=8, pipeline=[], metainfo=dict(classes=tuple('abcdefghij')))
+    run = runner(tmp_path, 'folders', val_cfg=dict(), val_evaluator=dict(type='Accuracy'), val_dataloader=dict(
+        batch_size=8, dataset=digits, sampler=dict(type='DefaultSampler', shuffle=False)))
+    with pytest.raises(ValueError, match='classes of the validation set'):
+        run.train()

@@ -9,7 +9,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.datasets import KFoldDataset
 from torch.utils.data import Subset
 
 import allnc_mm  # noqa: F401
@@ -134,10 +136,13 @@ def test_undisturbed():
 
 
 def test_data_without_augmentation():
-    dataset = DigitsLT(split='train', n_max=40, imb_factor=10, size=8, pipeline=[dict(type='PackInputs')])
-    pipeline = object()
+    settings = dict(split='train', n_max=40, imb_factor=10, size=8, pipeline=[dict(type='PackInputs')])
+    dataset, pipeline = DigitsLT(**settings), object()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        fold = KFoldDataset(dict(settings, type='DigitsLT'), fold=0, num_splits=4)
     for wrapped, size in ((RepeatDataset(dataset, 3), len(dataset)), (Subset(dataset, [1, 5]), 2),
-                          (ConcatDataset([dataset, dataset]), 2 * len(dataset))):
+                          (ConcatDataset([dataset, dataset]), 2 * len(dataset)),
+                          (fold, len(dataset) - len(dataset) // 4)):
         assert len(without_augmentation(wrapped, pipeline)) == size
     plain = without_augmentation(dataset, pipeline)
     assert plain.pipeline is pipeline and plain.test_mode and dataset.pipeline is not pipeline
@@ -157,3 +162,17 @@ def test_bad_settings(tmp_path):
             NeuralCollapseHook(**{name: 0})
     with pytest.raises(ValueError, match='set pipeline=.* and batch_size='):
         run(tmp_path, {}, val_dataloader=None, val_cfg=None, val_evaluator=None)
+
+
+@pytest.mark.parametrize('validation', [True, False])
+def test_device_augmentation_leaves_the_measures_alone(tmp_path, validation):
+    """The images are measured as they are, also where the training set hands out whole batches to be augmented."""
+    without = {} if validation else dict(val_dataloader=None, val_cfg=None, val_evaluator=None)
+    hook = {} if validation else dict(pipeline=[dict(type='PackInputs')], batch_size=100)
+    first = []
+    for name, hooks in (('plain', []), ('device', [dict(type='DeviceAugmentationHook')])):
+        custom = [*hooks, dict(type='NeuralCollapseHook', **hook)]
+        run(tmp_path / name, custom_hooks=custom, randomness=dict(seed=3), **without)
+        first.append(curves(tmp_path / name)[0])
+    assert first[0]['step'] == 0 and first[0][f'{PREFIX}nc1'] > 0
+    assert first[0] == pytest.approx(first[1], rel=1e-4)

@@ -198,3 +198,11 @@ def test_two_processes_equal_one(tmp_path):
     for rank in range(2):
         metrics = torch.load(tmp_path / f'metrics{rank}.pth')
         assert metrics == {f'long_tail/{key}': pytest.approx(value, abs=1e-10) for key, value in expected.items()}
+
+
+def test_classes_of_other_folders_are_refused():
+    """A folder per class, of which the evaluated set lacks one: its labels would be those of other classes."""
+    metric = METRICS.build(dict(type='LongTailMetric', num_per_class=[9, 3, 1]))
+    metric.dataset_meta = dict(classes=('cat', 'lynx', 'robin'))
+    with pytest.raises(ValueError, match='2 classes, but num_per_class names 3.*empty folder'):
+        metric.dataset_meta = dict(classes=('cat', 'robin'))

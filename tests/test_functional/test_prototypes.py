@@ -134,3 +134,13 @@ def test_straight_through():
     assert torch.equal(out, value)
     out.sum().backward()
     assert x.grad.tolist() == [6.0, -2.0] and value.grad is None
+
+
+@pytest.mark.parametrize('names', [(), ('features', 'labels', 'num_classes')])
+def test_full_precision_on_the_device_of_any_argument(names, monkeypatch):
+    """The device of the inputs, positional or by keyword, is the one whose autocast is switched off."""
+    devices, autocast = [], torch.autocast
+    monkeypatch.setattr(torch, 'autocast', lambda device, **kwargs: devices.append(device) or autocast('cpu', **kwargs))
+    arguments = torch.zeros(3, 2, device='meta'), torch.zeros(3, 4, device='meta'), 4
+    class_statistics(*arguments) if not names else class_statistics(**dict(zip(names, arguments)))
+    assert devices == ['meta']

@@ -511,3 +511,25 @@ def test_a_compiled_step_does_not_recompile():
         step(dict(inputs=torch.rand(len(LABELS), 3, 16, 16), data_samples=samples), optim_wrapper=wrapper)
         frames.append(counter.frame_count)
     assert len(set(frames)) == 1 and frames[0] > 0
+
+
+def test_features_that_overflow_do_not_stay_in_the_means():
+    """A loss scaler skips the step of such a batch; the buffers must not keep what it saw."""
+    head = build_head(hycon=HYCON, p2p=P2P, momentum=0.9)
+    z = features()
+    head.loss((z, ), samples(), num_views=1)
+    before = {name: value.clone() for name, value in head.named_buffers() if 'means' in name}
+    bad = z.clone()
+    bad[0, 0] = float('nan')
+    assert head.loss((bad, ), samples())['loss_hycon'].isnan()  # and the step says so
+    after = dict(head.named_buffers())
+    assert before and all(torch.equal(value[LABELS[0]], after[name][LABELS[0]]) for name, value in before.items())
+    assert all(after[name].isfinite().all() for name in before)
+    assert all(value.isfinite() for name, value in head.loss((z, ), samples()).items() if 'loss' in name)
+
+
+def test_a_view_term_without_a_second_view_is_refused():
+    view = dict(type='HyConLoss', positives=['view'])
+    with pytest.raises(ValueError, match=r"positives=\['view'\] alone needs a second view: set num_views=2"):
+        build(head=dict(hycon=view))
+    assert build(head=dict(hycon=view), num_views=2).num_views == 2

@@ -407,3 +407,13 @@ def test_refused_before_training(root, tmp_path):
     with pytest.raises(ValueError, match=r'\[17\]'):
         stock(root, tmp_path, 'refused-labels', [dict(type='PixelCountsHook')],
               **{'train_dataloader.dataset.data_root': str(tmp_path / 'bad')}).train()
+
+
+def test_one_batch_for_both_branches(root, tmp_path):
+    """bilateral=False, what PixelCountsHook offers to who has no RareClassSampler."""
+    run = runner(root, tmp_path, 'both', iters=2, **{'model.bilateral': False, 'train_dataloader.batch_sampler': None})
+    run.train()
+    assert [losses['eta'] for losses, _ in RecordSeg.seen] == pytest.approx([1, 0.75])
+    natural = torch.as_tensor(COUNTS.sum(0) / COUNTS.sum())
+    prior = run.model.decode_head.loss_decode[1].loss.log_prior.exp().double()
+    torch.testing.assert_close(prior, natural, atol=1e-6, rtol=1e-5)

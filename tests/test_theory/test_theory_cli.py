@@ -115,3 +115,13 @@ def test_examples(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, globs=dict(vars(module)))
     assert result.attempted and not result.failed
+
+
+def test_a_picture_where_all_vectors_are_zero(tmp_path):
+    """Weight decay so strong that nothing is learned: no ratio of lengths, but table and picture."""
+    picture = tmp_path / 'zero.png'
+    command = 'weight-decay --classes 2 2 --points 2 --decays 1 1'
+    assert main([*command.split(), '--json', str(tmp_path / 'zero.json'), '--png', str(picture)]) == 0
+    assert picture.read_bytes()[:4] == b'\x89PNG'
+    rows = json.loads((tmp_path / 'zero.json').read_text())
+    assert rows and all(row['w_A/w_B'] is None for row in rows)  # undefined, not infinite

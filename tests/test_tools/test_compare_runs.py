@@ -14,7 +14,8 @@ from mmengine.runner import Runner
 from PIL import Image
 
 import allnc_mm  # noqa: F401
-from allnc_mm.visualization.comparison import Run, classifier_weight, comparison_table, draw_comparison, evaluate_run
+from allnc_mm.evaluation.last_layer import linear_map
+from allnc_mm.visualization.comparison import Run, comparison_table, draw_comparison, evaluate_run
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'compare_runs.py'
 COUNTS = [9, 5, 3]
@@ -149,6 +150,8 @@ def test_errors(runs, tmp_path, capsys):
     four = tmp_path / 'four'
     write_images(four, [3, 2, 2, 1], np.random.RandomState(0))
     other = variant(**{data: str(four), 'model.head.num_classes': 4})
+    assert 'classes of the test set are not those of the training set (3, 4; class3)' in fails(runs[0], other, *out)
+    other = variant(**{data: str(four), 'val_dataloader.dataset.data_root': str(four), 'model.head.num_classes': 4})
     assert 'different data (3 and 4 classes)' in fails(runs[0], other, *out)
     other = variant(**{data: str(Path(runs[0]).parent / 'test')})
     assert 'different data (17 and 12 training images' in fails(runs[0], other, *out)
@@ -157,17 +160,17 @@ def test_errors(runs, tmp_path, capsys):
     assert not (tmp_path / 'out').exists()
 
 
-def test_classifier_weight():
+def test_linear_map():
     head = torch.nn.Module()
     with pytest.raises(ValueError, match='no linear classifier to compare'):
-        classifier_weight(head)
+        linear_map(head)
     head.num_classes = 5
     head.layers = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 5))
-    assert classifier_weight(head).shape == (5, 3)
+    assert linear_map(head)[0].shape == (5, 3)
     head.fc = torch.nn.Linear(7, 5)
-    assert classifier_weight(head).shape == (5, 7)
+    assert linear_map(head)[0].shape == (5, 7)
     head.classifier_weight = torch.nn.Parameter(torch.ones(5, 4))
-    assert classifier_weight(head).shape == (5, 4)
+    assert linear_map(head)[0].shape == (5, 4)
 
 
 def fake_run(label, num_classes, seed, few=True):

@@ -27,6 +27,7 @@ model = dict(
     backbone=dict(type='ResNetCIFAR6n2', depth=20, base_channels=4),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=16))
+train_dataloader = {LOADER.format('train')}
 val_dataloader = {LOADER.format('val')}
 test_dataloader = {LOADER.format('test')}
 '''
@@ -84,7 +85,7 @@ def test_choice_counts_classes_alike():
     assert tau == pytest.approx(1.1)  # from there on |w_0|^(1 - tau) is the smaller one
 
 
-def test_errors(run, tmp_path, capsys):
+def test_errors(run, tmp_path, capsys, monkeypatch):
     folder, _ = run
     config, checkpoint, out = (str(p) for p in (folder / 'config.py', folder / 'epoch_1.pth', tmp_path / 'out.pth'))
     with pytest.raises(ValueError, match='tau would be chosen on the test set.*--tau.*split=val'):
@@ -94,6 +95,11 @@ def test_errors(run, tmp_path, capsys):
             type='ETFHead', num_classes=10, in_channels=16, _delete_=True)})
     with pytest.raises(ValueError, match='not one of this config'):
         tool.convert(config, checkpoint, out, tau=1.0, cfg_options={'model.backbone.depth': 32})
+    with pytest.raises(ValueError, match='no val_dataloader.*give --tau'):
+        tool.convert(config, checkpoint, out, cfg_options={'val_dataloader': None})
+    monkeypatch.setattr(tool, 'num_per_class', lambda dataset: [5] * 9 + [0])
+    with pytest.raises(ValueError, match=r'none of classes \[9\]; use --method tau-norm'):
+        tool.convert(config, checkpoint, out, 'logit-adjustment', 1.0)
     with pytest.raises(SystemExit):
         tool.main([config, checkpoint, checkpoint])
     assert 'would overwrite' in capsys.readouterr().err

@@ -134,6 +134,17 @@ def test_the_newest_checkpoint_counts_when_last_checkpoint_is_wrong(tmp_path, co
     assert launch.latest_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_10.pth')
 
 
+def test_a_copied_folder_has_its_own_checkpoint(tmp_path):
+    for name in ('run', 'copy [lr=0.1]'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'epoch_3.pth').touch()
+        (tmp_path / name / 'last_checkpoint').write_text(str(tmp_path / 'run' / 'epoch_3.pth'))
+    copy = tmp_path / 'copy [lr=0.1]'
+    assert launch.latest_checkpoint(str(copy)) == str(copy / 'epoch_3.pth')
+    (copy / 'last_checkpoint').unlink()
+    assert launch.latest_checkpoint(str(copy)) == str(copy / 'epoch_3.pth')  # brackets are no pattern
+
+
 # ---------- errors
 def fails(capsys, function, *args, **kwargs):
     with pytest.raises(SystemExit) as info, launch.readable_errors():

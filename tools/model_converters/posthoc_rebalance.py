@@ -21,6 +21,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmpretrain.models.heads import LinearClsHead
 from torch.utils.data import DataLoader
 
+from allnc_mm.engine.hooks.class_counts_hook import num_per_class
 from allnc_mm.fileio import whole_file
 from allnc_mm.functional.margins import tau_normalize
 from allnc_mm.registry import DATASETS
@@ -55,8 +56,11 @@ def validation_set(cfg: Config):
     """The data set on which tau is chosen.
 
     Raises:
-        ValueError: if it is the test set.
+        ValueError: if there is none, or it is the test set.
     """
+    if not cfg.get('val_dataloader') or not cfg.get('test_dataloader'):
+        raise ValueError('The config has no val_dataloader on which tau could be chosen, or no test_dataloader, which '
+                         'must be another one: give --tau.')
     if cfg.val_dataloader.dataset == cfg.test_dataloader.dataset:
         raise ValueError('tau would be chosen on the test set: val_dataloader and test_dataloader have one '
                          'data set. Give --tau, or a validation split, for example --cfg-options '
@@ -99,13 +103,14 @@ def convert(config: str, checkpoint: str, out: str, method: str = 'tau-norm', ta
         raise ValueError(f'The checkpoint is not one of this config. {error}') from error
 
     classifier = tuple(p.detach().clone() for p in (model.head.fc.weight, model.head.fc.bias))
-    log_prior = dataset = None
+    log_prior = None
     if tau is None:
         dataset = validation_set(cfg)
-    elif method == 'logit-adjustment':
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)  # its metainfo alone: the training counts
     if method == 'logit-adjustment':
-        counts = torch.as_tensor(dataset.metainfo['num_per_class'], dtype=torch.float64)
+        counts = torch.as_tensor(num_per_class(DATASETS.build(cfg.train_dataloader.dataset)), dtype=torch.float64)
+        if not (counts > 0).all():
+            raise ValueError('logit-adjustment needs training images of every class, but there are none of classes '
+                             f'{(counts == 0).nonzero().flatten().tolist()[:10]}; use --method tau-norm.')
         log_prior = (counts / counts.sum()).log().float()
     if tau is None:
         loader = cfg.val_dataloader

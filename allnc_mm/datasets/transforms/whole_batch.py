@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Number
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +53,9 @@ class RandomCrop:
     flip: RandomFlip | None = None
 
     def __init__(self, transform) -> None:
-        if transform.padding_mode != 'constant' or transform.pad_if_needed:
-            raise ValueError('On the device RandomCrop knows padding_mode="constant" and pad_if_needed=False alone, '
-                             f'but got {transform}.')
+        if transform.padding_mode != 'constant' or transform.pad_if_needed or not isinstance(transform.pad_val, Number):
+            raise ValueError('On the device RandomCrop knows padding_mode="constant", pad_if_needed=False and a single '
+                             f'number as pad_val alone, but got {transform}.')
         padding = transform.padding or 0
         padding = (padding, ) * 2 if isinstance(padding, int) else tuple(padding)
         left, top, right, bottom = padding * 2 if len(padding) == 2 else padding

@@ -6,7 +6,7 @@ from ...registry import HOOKS
 from .gbbn_hook import GBBNHook
 
 
-def num_per_class(runner) -> list[int]:
+def num_per_class(dataset) -> list[int]:
     """Training images per class: the training data set's metainfo, or counted over its labels.
 
     What is counted is written to the metainfo, which stays the one owner.
@@ -14,7 +14,6 @@ def num_per_class(runner) -> list[int]:
     Raises:
         ValueError: if the data set says neither, with the remedy.
     """
-    dataset = runner.train_dataloader.dataset
     counts = dataset.metainfo.get('num_per_class')
     if counts is None and hasattr(dataset, 'get_gt_labels') and dataset.metainfo.get('classes'):
         counts = np.bincount(dataset.get_gt_labels(), minlength=len(dataset.metainfo['classes'])).tolist()
@@ -26,12 +25,28 @@ def num_per_class(runner) -> list[int]:
     return [int(n) for n in counts]
 
 
+def check_same_classes(train: dict, other: dict, name: str) -> None:
+    """Compare the class names of two metainfos; a folder per class, of which one is missing, shifts the labels.
+
+    Raises:
+        ValueError: if both have names, and they differ.
+    """
+    first, second = train.get('classes'), other.get('classes')
+    if first is None or second is None or list(first) == list(second):
+        return
+    odd = sorted(set(first) ^ set(second), key=str) or [b for a, b in zip(first, second) if a != b]
+    raise ValueError(f'The classes of the {name} set are not those of the training set ({len(second)}, {len(first)}; '
+                     f'{", ".join(map(str, odd[:5]))}): labels would not mean the same. In a folder per class, a class '
+                     'without images needs an empty folder.')
+
+
 @HOOKS.register_module()
 class ClassCountsHook(Hook):
     """Hand the training images per class to every module that has ``set_class_counts``, before the first iteration.
 
-    The counts are typed nowhere else. The number of classes of the model's head is checked against them here, and that
-    a head which waits for eta gets it: without ``GBBNHook`` its re-balanced branch would never be trained.
+    The counts are typed nowhere else. The number of classes of the model's head is checked against them here, that the
+    validation has the classes of the training, and that a head which waits for eta gets it: without ``GBBNHook`` its
+    re-balanced branch would never be trained.
     """
 
     priority = 'VERY_HIGH'
@@ -39,7 +54,10 @@ class ClassCountsHook(Hook):
     def before_train(self, runner) -> None:
         """Check the number of classes and hand out the counts."""
         model = unwrap(runner.model)
-        counts = num_per_class(runner)
+        dataset = runner.train_dataloader.dataset
+        counts = num_per_class(dataset)
+        if runner.val_loop is not None:
+            check_same_classes(dataset.metainfo, getattr(runner.val_dataloader.dataset, 'metainfo', {}), 'validation')
         for name, module in model.named_modules():
             classes = getattr(module, 'num_classes', None)
             if name.endswith('head') and isinstance(classes, int) and classes != len(counts):

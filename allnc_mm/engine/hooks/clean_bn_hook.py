@@ -1,9 +1,11 @@
 from mmengine.dataset import DefaultSampler
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from ...distributed import unwrap
 from ...registry import HOOKS
 
 
@@ -15,11 +17,13 @@ class CleanBNHook(Hook):
     are theirs. After the last epoch, before the checkpoint is written, the statistics are averaged anew over the
     training images with their pipeline, in natural frequencies and without mixture, by mmpretrain's
     ``update_bn_stats`` (`Wu and Johnson 2021 <https://arxiv.org/abs/2105.07576>`_), over all ranks. mmpretrain's own
-    ``PreciseBNHook`` reads the training batches, which with ``BilateralSampler`` have no batch size.
+    ``PreciseBNHook`` reads the training batches, which with ``BilateralSampler`` have no batch size. With ``EMAHook``
+    the statistics are those of the moving average of the weights, which is what is validated and saved.
 
     Args:
         num_samples (int): Images to average over, all ranks together; at most the data set. Defaults to 8192.
-        batch_size (int): Images per rank in each forward pass. Defaults to 128.
+        batch_size (int): Images per rank in each forward pass; a last one of less than half of it, which would count as
+            much as the others, is left out. Defaults to 128.
 
     Raises:
         ValueError: for sizes below 1, or without an epoch-based training loop.
@@ -44,6 +48,20 @@ class CleanBNHook(Hook):
             return
         loader = runner.train_dataloader
         sampler = DefaultSampler(loader.dataset, shuffle=True, seed=runner.seed)
-        clean = DataLoader(loader.dataset, self.batch_size, sampler=sampler, collate_fn=loader.collate_fn)
-        world_size = sampler.world_size
-        update_bn_stats(runner.model, clean, max(self.num_samples, self.batch_size * world_size), logger=runner.logger)
+        short = len(sampler) > self.batch_size and len(sampler) % self.batch_size < self.batch_size / 2
+        clean = DataLoader(loader.dataset, self.batch_size, sampler=sampler, collate_fn=loader.collate_fn,
+                           drop_last=short)
+        number = max(self.num_samples, self.batch_size * sampler.world_size)
+        model = unwrap(runner.model)
+        average = next((hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)), None)
+        if average is None:
+            update_bn_stats(model, clean, number, logger=runner.logger)
+            return
+        own = average.data_preprocessor
+        average.data_preprocessor = model.data_preprocessor  # DeviceAugmentationHook has put its own there
+        average.train()
+        update_bn_stats(average, clean, number, logger=runner.logger)
+        average.data_preprocessor = own
+        for norm, source in zip(average.modules(), model.modules()):  # a validation may take the buffers of the model
+            if isinstance(norm, _BatchNorm):
+                source.running_mean, source.running_var = norm.running_mean.clone(), norm.running_var.clone()

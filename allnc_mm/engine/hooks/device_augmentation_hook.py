@@ -28,7 +28,8 @@ class DeviceAugmentationHook(Hook):
 
     Raises:
         TypeError: if the training data set does not hold its images in memory.
-        ValueError: if a transform has no counterpart, or the loop is not epoch-based (its workers run already).
+        ValueError: if a transform has no counterpart or comes before ``MultiView``, or the loop is not epoch-based (its
+            workers run already).
     """
 
     def before_train(self, runner) -> None:
@@ -43,7 +44,11 @@ class DeviceAugmentationHook(Hook):
         before, views = [], None
         for transform in dataset.pipeline.transforms:
             if type(transform).__name__ == 'MultiView':
-                views = [[*before, *pipeline.transforms] for pipeline in transform.transforms]
+                if before:
+                    raise ValueError('DeviceAugmentationHook draws each view by itself, but the draw of '
+                                     f'{type(before[0]).__name__} before MultiView is one for all views; move it into '
+                                     'the transforms of MultiView, or remove the hook.')
+                views = [list(pipeline.transforms) for pipeline in transform.transforms]
             elif views is None:
                 before.append(transform)
             else:

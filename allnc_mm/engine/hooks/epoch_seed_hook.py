@@ -11,15 +11,15 @@ from mmengine.runner import EpochBasedTrainLoop
 from ...registry import HOOKS
 
 
-def _set_epoch(dataset, epoch: int, seed: int) -> None:
-    """Call ``set_epoch`` of every data set below mmengine's wrappers that has one."""
+def _set_epoch(dataset, epoch: int, seed: int) -> bool:
+    """Call ``set_epoch`` of every data set below mmengine's wrappers that has one; whether all have."""
     if hasattr(dataset, 'set_epoch'):
         dataset.set_epoch(epoch, seed)
-    elif hasattr(dataset, 'datasets'):  # ConcatDataset
-        for part in dataset.datasets:
-            _set_epoch(part, epoch, seed)
-    elif hasattr(dataset, 'dataset'):  # RepeatDataset, ClassBalancedDataset, torch's Subset
-        _set_epoch(dataset.dataset, epoch, seed)
+        return True
+    if hasattr(dataset, 'datasets'):  # ConcatDataset
+        return all([_set_epoch(part, epoch, seed) for part in dataset.datasets])
+    # RepeatDataset, ClassBalancedDataset, torch's Subset
+    return hasattr(dataset, 'dataset') and _set_epoch(dataset.dataset, epoch, seed)
 
 
 @HOOKS.register_module()
@@ -31,7 +31,8 @@ class EpochSeedHook(Hook):
     - the generators of random, numpy and torch (GPU included), from (``runner.seed``, epoch, rank), before every epoch;
       in an iteration-based loop before every iteration, because such a run is cut between any two;
     - the epoch of the training data set (:class:`allnc_mm.datasets.ReproducibleAugmentation`), below mmengine's
-      wrappers too. An iteration-based loop is one epoch, number 0.
+      wrappers too. An iteration-based loop is one epoch, number 0. A data set without it is augmented in the state its
+      workers happen to have: then a resumed run is another one, and the hook says so in the log.
 
     It takes effect after all other hooks (priority VERY_LOW), so what those draw does not matter. Set
     ``randomness=dict(seed=...)``: without it mmengine builds the samplers of a resumed run with another seed.
@@ -49,9 +50,14 @@ class EpochSeedHook(Hook):
             runner (Runner): The runner of the training process.
         """
         self.by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        known = _set_epoch(runner.train_dataloader.dataset, runner.epoch if self.by_epoch else 0, runner.seed)
+        if not known and runner.train_dataloader.num_workers:
+            print_log(f'{type(runner.train_dataloader.dataset).__name__} does not know the epoch: with workers, a run '
+                      'that was resumed is augmented in another way than an uncut one. Derive it from '
+                      'ReproducibleAugmentation, or set train_dataloader.num_workers=0, if that matters.',
+                      logger='current', level=logging.WARNING)
         if self.by_epoch:
             return
-        _set_epoch(runner.train_dataloader.dataset, 0, runner.seed)
         self._seed(runner, runner.iter)
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
         if runner.train_dataloader.num_workers and getattr(batches, '_iterator', None) is not None:

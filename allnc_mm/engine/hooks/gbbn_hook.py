@@ -19,7 +19,8 @@ class GBBNHook(Hook):
 
     with progress the share of the iterations that is done; as it follows from the iteration alone, a resumed run sees
     the eta of an uncut one. Before training it checks that batch sampler, classifier and heads agree, and tells the
-    losses which label distribution the sampler leaves, so that sampler and loss do not both remove the whole prior.
+    losses which label distribution the sampler leaves, so that sampler and adjusted loss do not both remove the whole
+    prior.
 
     Args:
         gamma (float): Positive exponent. Defaults to 2, the parabola of BBN.
@@ -55,7 +56,7 @@ class GBBNHook(Hook):
         self._set_priors(model)
 
     def _set_priors(self, model) -> None:
-        if hasattr(model, 'set_sampling_priors'):
+        if self.sampler is not None and hasattr(model, 'set_sampling_priors'):
             natural = self.sampler.num_per_class / self.sampler.num_per_class.sum()
             model.set_sampling_priors(natural, self.sampler.prior)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from mmengine.dataset import Compose, DefaultSampler
+from mmengine.dataset import Compose, DefaultSampler, default_collate
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -24,6 +24,8 @@ def without_augmentation(dataset, pipeline):
 
     Wrappers that only change how often an image is seen (RepeatDataset, ClassBalancedDataset) are left out.
     """
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()  # a KFoldDataset takes its part of the images
     if isinstance(dataset, Subset):
         return Subset(without_augmentation(dataset.dataset, pipeline), dataset.indices)
     if hasattr(dataset, 'datasets'):  # ConcatDataset
@@ -35,7 +37,16 @@ def without_augmentation(dataset, pipeline):
         return without_augmentation(dataset.dataset, pipeline)
     dataset = copy.copy(dataset)
     dataset.pipeline, dataset.test_mode = pipeline, True
+    if hasattr(dataset, 'whole_batch'):
+        dataset.whole_batch = False  # DeviceAugmentationHook augments the batches that it hands out
     return dataset
+
+
+def pipeline_of(dataset):
+    """The pipeline of the (first) data set below its wrappers."""
+    while not hasattr(dataset, 'pipeline'):
+        dataset = dataset.datasets[0] if hasattr(dataset, 'datasets') else dataset.dataset
+    return dataset.pipeline
 
 
 def stratified(dataset, max_per_class: int, seed: int) -> Subset:
@@ -156,7 +167,7 @@ class NeuralCollapseHook(Hook):
             raise ValueError('NeuralCollapseHook takes the transforms and the batch size of the validation, but this '
                              'training has none; set pipeline=[...] and batch_size=... in the hook.')
         train = runner.train_dataloader
-        pipeline = self._pipeline_of(val.dataset) if self.pipeline is None else Compose(self.pipeline)
+        pipeline = pipeline_of(val.dataset) if self.pipeline is None else Compose(self.pipeline)
         dataset = without_augmentation(train.dataset, pipeline)
         if self.max_per_class is not None:
             dataset = stratified(dataset, self.max_per_class, self.seed)
@@ -166,17 +177,11 @@ class NeuralCollapseHook(Hook):
             batch_size=self.batch_size or val.batch_size,
             sampler=DefaultSampler(dataset, shuffle=False, seed=0),
             num_workers=source.num_workers,
-            collate_fn=source.collate_fn,
+            collate_fn=default_collate if getattr(source.dataset, 'whole_batch', False) else source.collate_fn,
             pin_memory=source.pin_memory)
         self.metric.dataset_meta = train.dataset.metainfo
         if runner.iter == 0:
             self._evaluate(runner, 0)
-
-    @staticmethod
-    def _pipeline_of(dataset):
-        while not hasattr(dataset, 'pipeline'):
-            dataset = dataset.datasets[0] if hasattr(dataset, 'datasets') else dataset.dataset
-        return dataset.pipeline
 
     def after_train_epoch(self, runner) -> None:
         """Evaluate, where it is time."""

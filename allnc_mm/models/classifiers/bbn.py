@@ -36,8 +36,6 @@ class BBN(ImageClassifier):
 
     bilateral = True  # trains on the batches of BilateralSampler
 
-    bilateral = True  # GBBNHook demands a BilateralSampler
-
     def __init__(self, backbone: dict, neck: dict | None = None, head: dict | None = None, **kwargs):
         neck = neck or dict(type='GlobalAveragePooling')
         super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)

@@ -48,7 +48,6 @@ class AllNCHead(ClsHead):
             1 / 30 as in LDAM. Defaults to None, a linear classifier.
         init_cfg (dict, optional): Defaults to None: linear layers ~ N(0, .01^2), with a temperature N(0, 1 / d), so
             that vectors whose length does not matter start with length 1.
-        **kwargs: Further arguments of ``ClsHead``.
     """
 
     def __init__(self,
@@ -65,11 +64,9 @@ class AllNCHead(ClsHead):
                  proj_channels: int | None = None,
                  momentum: float = 0.9,
                  temperature: float | None = None,
-                 init_cfg: dict | None = None,
-                 **kwargs) -> None:
+                 init_cfg: dict | None = None) -> None:
         std = 0.01 if temperature is None else in_channels ** -0.5
-        super().__init__(loss=loss_rebalanced, init_cfg=init_cfg or dict(type='Normal', layer='Linear', std=std),
-                         **kwargs)
+        super().__init__(loss=loss_rebalanced, init_cfg=init_cfg or dict(type='Normal', layer='Linear', std=std))
         if num_classes < 2:
             raise ValueError(f'Expected `num_classes` >= 2, but got {num_classes}.')
         if predict_head not in PREDICT_HEADS:

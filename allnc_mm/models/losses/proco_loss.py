@@ -67,6 +67,8 @@ class ProCoLoss(BaseModule):
     def _update(self, features: Tensor, labels: Tensor) -> Tensor:
         """Take in a batch of all ranks; the mean feature of each class, (K, d)."""
         sums, counts = class_statistics(gather(features.detach()), gather(labels), len(self.unseen))
+        finite = sums.isfinite().all(1)  # a loss scaler skips the step of features that overflowed
+        sums, counts = torch.where(finite[:, None], sums, 0.0), torch.where(finite, counts, 0.0)
         for prefix in ('', 'epoch_'):
             getattr(self, f'{prefix}sums').add_(sums)
             getattr(self, f'{prefix}counts').add_(counts)

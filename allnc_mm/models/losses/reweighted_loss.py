@@ -20,7 +20,8 @@ class ReweightedLoss(BaseModule):
 
     The first weights are those of `class-balanced loss <https://arxiv.org/abs/1901.05555>`_ (CVPR 2019). A soft label
     gives the classes' losses, weighted by label and class weight. The counts come from :class:`ClassCountsHook`. With
-    ``DRWHook`` the weights stay 1 until late in the training (deferred re-weighting, DRW, of LDAM).
+    ``DRWHook`` the weights stay 1 until late in the training (deferred re-weighting, DRW, of LDAM). Also behind a
+    re-balancing sampler they are those of the natural counts, as in GLMC.
 
     Args:
         loss (dict): The loss of single samples: ``CrossEntropyLoss``, ``LDAMLoss``, ``LogitAdjustedLoss``, mmpretrain's
@@ -60,6 +61,11 @@ class ReweightedLoss(BaseModule):
         """Compute the weights."""
         self.balanced_weight = self._balanced(num_per_class)
         self.set_reweighting(True)
+
+    def set_prior(self, prior: Sequence[float]) -> None:
+        """Hand the label distribution of the samples to the wrapped loss; the weights stay those of the counts."""
+        if hasattr(self.loss, 'set_prior'):
+            self.loss.set_prior(prior)
 
     def set_reweighting(self, active: bool) -> None:
         """Switch the weights on, or set all to 1; called by :class:`DRWHook`."""

@@ -10,7 +10,8 @@ class ClassMeans(BaseModule):
     """Class means of the batch, or their exponential moving average, kept in float32 buffers.
 
     The moving average has the value of the average and the gradient of the batch mean (straight-through), so that its
-    momentum does not damp the gradient.
+    momentum does not damp the gradient. Sums that are not finite (a loss scaler skips the step of features that
+    overflowed) leave the average of their class as it is.
 
     Args:
         num_classes (int): K.
@@ -43,8 +44,9 @@ class ClassMeans(BaseModule):
         sums, counts = class_statistics(features, labels, self.num_classes)
         with torch.no_grad():
             new_sums, new_counts = ema_class_statistics(self.sums, self.counts, sums, counts, self.momentum)
-            self.sums.copy_(new_sums)
-            self.counts.copy_(new_counts)
+            finite = new_sums.isfinite().all(1)
+            self.sums.copy_(torch.where(finite[:, None], new_sums, self.sums))
+            self.counts.copy_(torch.where(finite, new_counts, self.counts))
             average = self.sums / self.counts.clamp_min(1e-12)[:, None]
         batch = sums / torch.where(counts > 0, counts, 1.0)[:, None]
         return straight_through(average, batch), self.counts > 0
