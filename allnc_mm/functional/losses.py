@@ -201,6 +201,10 @@ def p2p_loss(means: Tensor | None,
     classifier's Gram term is free in accuracy, forcing the means is not. With d = K-1 exactly, a classifier that starts
     as the mirror image of the means can stay one (a local minimum, for small K); any larger d leads out of it.
 
+    Centring takes out what the softmax of a linear classifier does not see, a common offset. A cosine classifier sees
+    it, and P2P does not punish it there; a code that is not centred is then no zero of P2P's. With classes absent, the
+    means are centred on those present and keep the target of all K, so a simplex has a small loss, too.
+
     Args:
         means (Tensor, optional): Class means, shape (K, d). None leaves out the terms that need them.
         weight (Tensor, optional): Classifier vectors, shape (K, d). None leaves out the terms that need them.
