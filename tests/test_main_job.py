@@ -30,6 +30,7 @@ train_cfg = dict(_delete_=True, by_epoch=False, max_iters={iterations}, val_inte
 param_scheduler = []
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, interval={iterations}))
 log_processor = dict(by_epoch=False)
+custom_hooks = []  # CleanBNHook acts after the last epoch
 '''
 
 

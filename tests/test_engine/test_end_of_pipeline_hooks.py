@@ -6,12 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from allnc_mm.datasets import DigitsLT
 from allnc_mm.engine.hooks import CleanBNHook, DeviceAugmentationHook
+from allnc_mm.registry import MODELS
 
 TINY = Path(__file__).resolve().parents[1] / 'data' / 'tiny_digits.py'
 
@@ -93,6 +97,29 @@ def test_clean_statistics_are_those_of_the_training_images(tmp_path):
     plain = state(tmp_path / 'without')
     changed = {key for key in plain if not torch.equal(plain[key], saved[key])}
     assert changed and all('running' in key or 'tracked' in key for key in changed)  # no weight
+
+
+def test_clean_statistics_of_two_views():
+    """The large configs of AllNC: each image twice, in one batch."""
+    crop = dict(type='RandomCrop', crop_size=8, padding=1)
+    views = [dict(type='MultiView', num_views=[2], transforms=[[crop]]), dict(type='PackInputs')]
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = DigitsLT(n_max=20, imb_factor=2, size=8, pipeline=views)
+        model = MODELS.build(dict(
+            type='AllNC', num_views=2, backbone=dict(type='ResNetCIFAR6n2', depth=20, base_channels=4),
+            neck=dict(type='GlobalAveragePooling'), head=dict(type='AllNCHead', num_classes=10, in_channels=16)))
+    loader = SimpleNamespace(dataset=dataset, collate_fn=default_collate)
+    seen = []
+    model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].clone()))
+    CleanBNHook(batch_size=1000).after_train_epoch(SimpleNamespace(
+        epoch=1, max_epochs=2, train_dataloader=loader, seed=0, model=model.train(), hooks=[], logger='silent'))
+    images, = seen
+    assert len(images) == 2 * len(dataset)
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    convolution = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    with torch.no_grad():
+        out = convolution(images).transpose(0, 1).flatten(1)
+    assert torch.allclose(norm.running_mean, out.mean(1), atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
