@@ -62,6 +62,7 @@ class CleanBNHook(Hook):
         average.train()
         update_bn_stats(average, clean, number, logger=runner.logger)
         average.data_preprocessor = own
-        for norm, source in zip(average.modules(), model.modules()):  # a validation may take the buffers of the model
+        for name, norm in average.named_modules():  # a validation may take the buffers of the model
             if isinstance(norm, _BatchNorm):
+                source = model.get_submodule(name)
                 source.running_mean, source.running_var = norm.running_mean.clone(), norm.running_var.clone()
