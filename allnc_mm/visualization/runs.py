@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..engine.hooks.class_counts_hook import check_same_classes
 from ..engine.hooks.neural_collapse_hook import pipeline_of, without_augmentation
@@ -178,12 +179,13 @@ def _loaders(cfg: Config, config: str):
         test['pin_memory'] = False
     test.pop('batch_sampler', None)
 
-    train = dict(test)
-    test = Runner.build_dataloader(test)
+    loader = Runner.build_dataloader(test)
     dataset = DATASETS.build(cfg.train_dataloader['dataset'])
-    check_same_classes(dataset.metainfo, test.dataset.metainfo, 'test')
-    train['dataset'] = without_augmentation(dataset, pipeline_of(test.dataset))
-    return test, Runner.build_dataloader(train)
+    check_same_classes(dataset.metainfo, loader.dataset.metainfo, 'test')
+    train = DataLoader(  # Runner.build_dataloader would copy the data
+        without_augmentation(dataset, pipeline_of(loader.dataset)), loader.batch_size, num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn, pin_memory=loader.pin_memory)
+    return loader, train
 
 
 def _groups_setting(cfg: Config):

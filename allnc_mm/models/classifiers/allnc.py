@@ -48,7 +48,7 @@ class AllNC(ImageClassifier):
             raise ValueError('Batch augmentations (`train_cfg.augments` or `data_preprocessor.batch_augments`) would '
                              "mix the two branches of AllNC; remove them, and set mixture=dict(type='MixtureViews').")
         hycon = self.head.hycon
-        if num_views == 1 and hycon is not None and tuple(hycon.settings['positives']) == ('view', ):
+        if num_views == 1 and hycon is not None and hycon.needs_view:
             raise ValueError("HyCon with positives=['view'] alone needs a second view: set num_views=2, and "
                              "mmpretrain's MultiView in the pipeline, or add 'mean' to the positives.")
         if clean_means and mixture is None:

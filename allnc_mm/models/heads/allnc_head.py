@@ -98,7 +98,7 @@ class AllNCHead(ClsHead):
         self.p2p = None if p2p is None else MODELS.build(p2p)
         self.projector = nn.Identity() if projector is None else MODELS.build(projector)
         self.predictor = nn.Identity() if predictor is None else MODELS.build(predictor)
-        if self.hycon is not None and 'mean' in self.hycon.settings['positives']:
+        if self.hycon is not None and self.hycon.needs_means:
             self.hycon_means = ClassMeans(num_classes, proj_channels or in_channels, momentum)
         if self.p2p is not None and self.p2p.needs_means:
             self.p2p_means = ClassMeans(num_classes, in_channels, momentum)

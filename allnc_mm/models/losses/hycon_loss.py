@@ -39,6 +39,16 @@ class HyConLoss(BaseModule):
                              class_balanced=class_balanced, stop_gradient=stop_gradient)
         self.loss_weight = loss_weight
 
+    @property
+    def needs_means(self) -> bool:
+        """Whether class means are among the positives."""
+        return 'mean' in self.settings['positives']
+
+    @property
+    def needs_view(self) -> bool:
+        """Whether the only positive is the paired view, so that a single view has none."""
+        return self.settings['positives'] == ('view', )
+
     def forward(self,
                 pred: Tensor,
                 target: Tensor,

@@ -91,7 +91,7 @@ class PixelGeometry(BaseModule):
         width = proj_channels or in_channels
         self.projector = nn.Identity() if proj_channels is None else _mlp(in_channels, in_channels, width)
         self.predictor = _mlp(width, width, width) if predictor else nn.Identity()
-        if self.hycon is not None and 'mean' in self.hycon.settings['positives']:
+        if self.hycon is not None and self.hycon.needs_means:
             self.hycon_means = ClassMeans(num_classes, width, momentum)
         if self.p2p is not None and self.p2p.needs_means:
             self.p2p_means = ClassMeans(num_classes, in_channels, momentum)

@@ -59,7 +59,7 @@ class _AllNCMixin:
         if geometry is not None:
             self.geometry = MODELS.build(dict(dict(type='PixelGeometry'), **feature, **geometry))
             hycon = self.geometry.hycon
-            if hycon is not None and view is None and tuple(hycon.settings['positives']) == ('view', ):
+            if hycon is not None and view is None and hycon.needs_view:
                 raise ValueError("HyCon with positives=['view'] alone needs a second view: set model.view=dict(type="
                                  "'PhotometricView'), or positives=['mean'].")
         if center is not None:
