@@ -163,8 +163,8 @@ def train(config, options, work_dir, args):
             evaluate about ten epochs of the second half on the test split.
 
     Returns:
-        dict: That of :func:`evaluate`, the ``minutes``, and, if asked for, the ``best_epoch``'s accuracy on the test
-        split.
+        dict: That of :func:`evaluate`, the ``minutes`` (``None`` if resumed), and, if asked for, the
+        ``best_epoch``'s accuracy on the test split.
 
     Raises:
         ValueError: Another process trains this run.
@@ -209,7 +209,7 @@ def train_alone(config, options, work_dir, args):
         if checkpoint:
             cfg.resume, cfg.load_from = True, checkpoint
         build_runner(cfg).train()
-        minutes = round((time.time() - start) / 60, 1)
+        minutes = None if checkpoint else round((time.time() - start) / 60, 1)
         result = dict(minutes=minutes, **evaluate(work_dir))
     if args.best_epoch:
         seen = [entry[key] for entry in read_curves(str(work_dir)) if (key := 'long_tail/overall') in entry]
@@ -398,7 +398,7 @@ def work_on(todo, function, args):
                           **future.result())
             with open(path, 'a') as file:
                 file.write(json.dumps(record) + '\n')
-            print(f'{title}: test {record["test"]["overall"]:.2f}, {record["minutes"]} min', flush=True)
+            print(f'{title}: test {record["test"]["overall"]:.2f}, {record["minutes"] or "?"} min', flush=True)
     if failed:
         raise SystemExit(1)
 
@@ -496,7 +496,7 @@ def table(protocol):
     'best epoch' is what choosing it on the test split would add to `overall`, with the number of seeds that tell;
     'AllNC leads by' is its difference in `overall`, paired by seed, with the number of seeds that both have; on
     CIFAR-100 that of AllNC with a cosine classifier.
-    Minutes are those of the slowest seed.
+    Minutes are those of the slowest seed that trained without a break.
     """
     import numpy as np
     rows, leader = by_method(protocol), LEADERS.get(protocol, 'AllNC')
@@ -508,8 +508,9 @@ def table(protocol):
         cells = [cell([r['test'][c] for r in found], 3 if 'cos' in c else 1) for c in COLUMNS]
         gains = [r['best_epoch'] - r['test']['overall'] for r in found if 'best_epoch' in r]
         cells += [f'+{np.mean(gains):.1f} ({len(gains)})' if gains else '' for _ in best_epoch]
-        minutes = max(r['minutes'] for r in found)
-        lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + f' | {minutes:.0f} |')
+        minutes = [r['minutes'] for r in found if r['minutes'] is not None]
+        cells.append(f'{max(minutes):.0f}' if minutes else '')
+        lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + ' |')
     lines += ['', 'With the post-hoc shift tau, and the BatchNorm statistics, that are best on validation', '',
               f'| method | seeds | tau | statistics | overall | many | medium | few | {leader} leads by |',
               '| --- ' * 9 + '|']

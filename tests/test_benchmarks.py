@@ -207,6 +207,7 @@ def test_the_lead_of_allnc_pairs_seeds(monkeypatch):
                     tuned=dict(running=worse, precise=kind), **more)
 
     runs = [record('CE', 0, 40, best_epoch=42), record('CE', 1, 41), record('AllNC', 1, 45), record('AllNC', 2, 90)]
+    runs[0]['minutes'] = None  # resumed
     monkeypatch.setattr(protocols, 'results', lambda protocol: (None, {(r['name'], r['seed']): r for r in runs}))
     first, second = (block.splitlines() for block in protocols.table('digits').split('\n\nWith'))
     assert first[2].endswith('| best epoch | minutes |')
