@@ -8,8 +8,8 @@ P2P were chosen; and on CIFAR-100 beside the best row there, AllNC with a cosine
 PROTOCOL is cifar10-if100 (default; CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs, two views cost two),
 cifar10-balanced or cifar100-if100 of protocols.py; the defaults, each without HyCon and P2P, AllNC without mixture and
 with a cosine classifier are its runs: train them first.
-Accuracies are those of the validation split, from which the defaults are chosen; the geometry is that of the features
-of the test split and of the classifier, no accuracy of which enters.
+Accuracies are those of the validation split, from which the defaults are chosen; the geometry is that of the classifier
+and of the features of the training images.
 """
 import argparse
 import time
@@ -160,8 +160,9 @@ def train_job(args, protocol, name, seed):
     if change == CLASS_MEANS:
         result = class_means(*protocols.finished_run(args, protocol, method, seed))
     else:
-        result = protocols.train(*job_settings(args, protocol, name, seed),
-                                 protocols.folder(args, f'ablation_{protocol}', name, seed), args)
+        work_dir = protocols.folder(args, f'ablation_{protocol}', name, seed)
+        with protocols.alone(work_dir):
+            result = protocols.train(*job_settings(args, protocol, name, seed), work_dir, args)
     return dict(settings=settings, **result)
 
 

@@ -72,7 +72,7 @@ def train(job, args):
     env = dict(os.environ, OMP_NUM_THREADS='1')
     if not args.cuda:
         env['CUDA_VISIBLE_DEVICES'] = ''
-    minutes = []
+    resumed, minutes = any(work_dir.glob('iter_*.pth')), []
     with open(work_dir / 'driver.log', 'a') as log:
         for command in (
             [ROOT / 'tools/train.py', config, '--work-dir', work_dir, '--resume', '--no-validate',
@@ -84,14 +84,16 @@ def train(job, args):
                 return False
             minutes.append((time.time() - start) / 60)
     record = dict(name=name, seed=seed, config=str(config.relative_to(ROOT)), options=args.cfg_options,
-                  minutes=round(minutes[0], 1), jobs=args.jobs, machine=f'{os.cpu_count()} cores, {platform.machine()}',
+                  minutes=None if resumed else round(minutes[0], 1), jobs=args.jobs,
+                  machine=f'{os.cpu_count()} cores, {platform.machine()}',
                   **json.loads((work_dir / 'evaluation.json').read_text()))
     with LOCK:
         args.results.parent.mkdir(parents=True, exist_ok=True)
         with open(args.results, 'a') as file:
             file.write(json.dumps(record) + '\n')
     print(f'{job}: val {record["val"]["mIoU"]:.2f} tail {record["val"]["mIoU_tail"]:.2f}, test '
-          f'{record["test"]["mIoU"]:.2f} tail {record["test"]["mIoU_tail"]:.2f}, {record["minutes"]} min', flush=True)
+          f'{record["test"]["mIoU"]:.2f} tail {record["test"]["mIoU_tail"]:.2f}, {record["minutes"] or "?"} min',
+          flush=True)
     return True
 
 
@@ -162,7 +164,8 @@ def table(path):
     for name, found in rows.items():
         cells = [cell([r['test'][c] for r in found], digits(c)) for c in COLUMNS]
         cells += [cell([r['val'][c] for r in found]) for c in ('mIoU', 'mIoU_tail')]
-        cells.append(f'{np.mean([r["minutes"] for r in found]):.1f}')
+        minutes = [r['minutes'] for r in found if r['minutes'] is not None]
+        cells.append(f'{np.mean(minutes):.1f}' if minutes else '')
         lines.append(f'| {name} | {len(found)} | ' + ' | '.join(cells) + ' |')
     if rows:
         first = next(iter(rows.values()))[0]

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import markdown_tables
@@ -86,7 +86,8 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
     'cifar10-if100': (MINI, dict(imb_factor=100)),
     'cifar10-if50': (MINI, dict(imb_factor=50)),
     'cifar10-balanced': (MINI, dict(imb_factor=1, n_max=124, val_per_class=376)),
-    'cifar100-if100': (MINI, dict(type='CIFAR100LT', imb_factor=100, val_per_class=0)),
+    'cifar100-if100': (MINI, dict(type='CIFAR100LT', data_root='data/cifar100', imb_factor=100,
+                                   val_per_class=0)),
 }
 SKIPPED = {
     'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
@@ -151,6 +152,26 @@ def fingerprint_of(config, options):
     return fingerprint(cfg)
 
 
+@contextmanager
+def alone(work_dir):
+    """Keep other processes off the folder of a run, by locking the file FOLDER.lock beside it.
+
+    Raises:
+        ValueError: Another process trains this run.
+    """
+    from filelock import FileLock, Timeout
+    work_dir.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f'{work_dir}.lock')
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f'{work_dir} is being trained by another process; let that finish.') from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def train(config, options, work_dir, args):
     """Train a config, or what is left of it, and evaluate its last checkpoint, in this process.
 
@@ -158,34 +179,20 @@ def train(config, options, work_dir, args):
         config (str): Path of the config.
         options (dict): Settings to override, by dotted names.
         work_dir (str): Folder of the run; its driver.log gets all output. What a run of other settings left is removed.
-            A file beside it, FOLDER.lock, is locked meanwhile.
+            Other processes are to be kept off it: :func:`alone`.
         args (Namespace): Has ``device_augmentation``: augment whole batches on the device; and ``best_epoch``: also
             evaluate about ten epochs of the second half on the test split.
 
     Returns:
         dict: That of :func:`evaluate`, the ``minutes`` (``None`` if resumed), and, if asked for, the
         ``best_epoch``'s accuracy on the test split.
-
-    Raises:
-        ValueError: Another process trains this run.
     """
-    from filelock import FileLock, Timeout
-    work_dir = Path(work_dir)
-    work_dir.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f'{work_dir}.lock', timeout=0):
-            return train_alone(config, options, work_dir, args)
-    except Timeout:
-        raise ValueError(f'{work_dir} is being trained by another process; let that finish.') from None
-
-
-def train_alone(config, options, work_dir, args):
-    """As :func:`train`, which keeps other processes off the folder."""
     import allnc_mm  # noqa: F401 isort: skip
     from mmengine.config import Config
 
     from allnc_mm.engine.launch import build_runner, latest_checkpoint, load_config
     from allnc_mm.visualization.runs import read_curves
+    work_dir = Path(work_dir)
     before = work_dir / Path(config).name  # mmengine's copy
     if before.exists() and fingerprint(Config.fromfile(before)) != fingerprint_of(config, options):
         shutil.rmtree(work_dir)
@@ -301,19 +308,18 @@ def train_job(args, protocol, name, seed):
     """Train one job; in a worker."""
     (config, options), work_dir = job_settings(args, protocol, name, seed), folder(args, protocol, name, seed)
     settings = job_fingerprint(args, protocol, name, seed)
-    if name in SECOND_STAGE:
+    with alone(work_dir):
+        if name not in SECOND_STAGE:
+            return dict(settings=settings, **train(config, options, work_dir, args))
         first, keys = SECOND_STAGE[name]
         config1, checkpoint = finished_run(args, protocol, first, seed)
         shutil.rmtree(work_dir, ignore_errors=True)  # short, and may be of another first stage
         work_dir.mkdir(parents=True)
         stage1 = clean_checkpoint(config1, checkpoint, work_dir / 'stage1.pth')
         if name.startswith('tau-norm'):
-            result = tau_norm(config1, stage1, work_dir)
-        else:
-            result = train(config, {**options, **dict.fromkeys(keys, stage1)}, work_dir, args)
-    else:
-        result = train(config, options, work_dir, args)
-    return dict(settings=settings, **result)
+            return dict(settings=settings, **tau_norm(config1, stage1, work_dir))
+        options = {**options, **dict.fromkeys(keys, stage1)}
+        return dict(settings=settings, **train(config, options, work_dir, args))
 
 
 def tau_norm(config, checkpoint, work_dir):
@@ -496,7 +502,7 @@ def table(protocol):
     'best epoch' is what choosing it on the test split would add to `overall`, with the number of seeds that tell;
     'AllNC leads by' is its difference in `overall`, paired by seed, with the number of seeds that both have; on
     CIFAR-100 that of AllNC with a cosine classifier.
-    Minutes are those of the slowest seed that trained without a break.
+    Minutes are those of the slowest seed that trained without a break. The geometry is that of the training images.
     """
     import numpy as np
     rows, leader = by_method(protocol), LEADERS.get(protocol, 'AllNC')
@@ -525,16 +531,23 @@ def table(protocol):
     return '\n'.join(lines)
 
 
+def as_trained(protocol, record):
+    """`overall` of a run as it was trained, on test images that no choice has seen."""
+    if protocol == 'cifar100-if100':  # validation is half of its test split
+        return record['tuned']['running']['test_tau0']['overall']
+    return record['test']['overall']
+
+
 def summary():
     """`overall` on the test split of every protocol, as trained and tuned, as Markdown; a dash where SKIPPED."""
     import numpy as np
     names = [protocol for protocol in PROTOCOLS if protocol != 'digits']
     found = {protocol: by_method(protocol) for protocol in names}
-    last = {p: {name: [r['test']['overall'] for r in runs] for name, runs in found[p].items()} for p in names}
+    last = {p: {name: [as_trained(p, r) for r in runs] for name, runs in found[p].items()} for p in names}
     best = {p: {name: [b['test']['overall'] for b in tuned(runs)[1].values()] for name, runs in found[p].items()}
             for p in names}
     lines = ['Test split, `overall`: last epoch as trained / with tau and BatchNorm statistics from validation '
-             '(seeds); on CIFAR-100 the second is chosen on every other test image and measured on the rest', '',
+             '(seeds); on CIFAR-100, where every other test image is for validation, of the rest', '',
              '| method | ' + ' | '.join(f'`{p}`' for p in names) + ' |', '| --- ' * (len(names) + 1) + '|']
     for name in METHODS:
         cells = []

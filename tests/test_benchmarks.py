@@ -147,12 +147,15 @@ def test_a_second_stage_takes_the_clean_checkpoint(name, monkeypatch, tmp_path):
     assert protocols.train_job(args, 'cifar10-if100', name, 0)['started_from'] == {'mixed.pth cleaned'}
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(tmp_path):
-    (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / 'epoch_1.pth').touch()
-    with FileLock(tmp_path / 'run.lock'), pytest.raises(ValueError, match='another process'):
-        protocols.train('no config is read', {}, tmp_path / 'run', None)
-    assert (tmp_path / 'run' / 'epoch_1.pth').exists()
+@pytest.mark.parametrize('name', ['LA', 'cRT', 'tau-norm'])
+def test_a_run_that_another_process_trains_is_left_to_it(name, tmp_path):
+    args = argparse.Namespace(data_root='somewhere', work_dirs=tmp_path)
+    run = protocols.folder(args, 'cifar10-if100', name, 0)
+    run.mkdir(parents=True)
+    (run / 'epoch_1.pth').touch()
+    with FileLock(f'{run}.lock'), pytest.raises(ValueError, match='another process'):
+        protocols.train_job(args, 'cifar10-if100', name, 0)
+    assert (run / 'epoch_1.pth').exists()
 
 
 def test_a_file_without_marks_is_refused(tmp_path):
@@ -223,6 +226,9 @@ def test_cifar100_changes_classes_and_budget_alone(name):
     ten, hundred = Config.fromfile(config), Config.fromfile(config)
     hundred.merge_from_dict(protocols.settings(args, 'cifar100-if100', 3, config))
     assert hundred.train_dataloader.dataset.type == 'CIFAR100LT' and hundred.randomness.seed == 3
+    args.data_root = None  # nor does it look for its images in the folder of CIFAR-10
+    roots = {key: v for key, v in protocols.settings(args, 'cifar100-if100', 3, config).items() if 'data_root' in key}
+    assert len(roots) == 3 and set(roots.values()) == {'data/cifar100'}
     assert hundred.data_preprocessor.mean != ten.data_preprocessor.mean
     views = ten.train_cfg.max_epochs / hundred.train_cfg.max_epochs
     assert views == (1 if name.startswith(('cRT', 'LWS')) else pytest.approx(160 / 30, rel=0.07))

@@ -151,7 +151,7 @@ class NeuralCollapseMetric(BaseMetric):
         self._stats.update(features, labels)
         if self._unit_stats is not None:
             directed = features.abs().amax(1) > 0
-            self._unit_stats.update(unit_rows(features[directed].to(self._stats.means)), labels[directed])
+            self._unit_stats.update(unit_rows(features[directed].to(self._stats.means), eps=0), labels[directed])
 
     def _num_classes(self) -> int:
         weight, _ = self._classifier()

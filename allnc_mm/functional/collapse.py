@@ -90,7 +90,7 @@ class ClassStatistics:
             labels (Tensor): Integer labels in [0, K), shape (N,).
 
         Raises:
-            ValueError: if the shapes do not fit or a label is out of range.
+            ValueError: if the shapes do not fit, a label is out of range or a feature is not finite.
         """
         num_classes, dim = self.means.shape
         if features.dim() != 2 or features.size(1) != dim or labels.shape != features.shape[:1]:
@@ -103,6 +103,11 @@ class ClassStatistics:
             raise ValueError(f'labels must lie in [0, {num_classes}), but got {int(labels.min())} to '
                              f'{int(labels.max())}.')
         features = features.to(self.means)
+        bad = int((~features.isfinite().all(1)).sum())
+        if bad:
+            raise ValueError(f'{bad} of {len(features)} samples have a feature that is NaN or infinite; check the '
+                             'images, and that the training has not diverged (a lower learning rate, gradient '
+                             'clipping).')
         # Only the classes of this batch: with 8142 classes a dense (K, d) sum per batch would cost more than the model.
         classes, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
         means = features.new_zeros(len(classes), dim).index_add_(0, inverse, features) / counts[:, None]
@@ -802,8 +807,8 @@ def collapse_measures(stats: ClassStatistics,
       ``nc4_disagreement``: 0; ``ncc_accuracy``, ``ncc_accuracy_balanced`` of the nearest class mean;
     - ``gnc1``: 0; ``gnc2`` (:func:`gnc2`): higher is better; ``gnc3`` and ``gnc3_centred``: 0 (the latter has a floor
       for codes that do not sum to zero). ``gnc_zero_features``: samples without a direction, left out;
-    - ``mci``, ``mci_means`` (:func:`minority_collapse_index`): 0, and 1 at full minority collapse; ``tail_cosine``,
-      ``tail_cosine_means``; ``norm_ratio`` of the classifier vectors, head over tail: 1;
+    - ``mci``, ``mci_means`` (:func:`minority_collapse_index`): 0, and 1 at full minority collapse;
+      ``tail_cosine_means``, ``tail_cosine_classifier``; ``norm_ratio`` of the classifier vectors, head over tail: 1;
     - ``num_samples``, ``num_present`` (K'), ``etf_feasible`` (1 if K' <= d + 1);
     - with ``groups``: ``nc1_class_{g}``, ``nc3_cosine_{g}``, and the angles of means and classifier within and between
       groups, ``angle_mean_means_{g}``, ``angle_min_classifier_{g}_{h}``, ...
@@ -910,7 +915,7 @@ def collapse_measures(stats: ClassStatistics,
     lonely = None if len(rare) > 1 else f'the tail has {len(rare)} class, and two are needed'
     add('mci', unweighted or lonely, undirected, minority_collapse_index, raw, counts, rare)
     add('mci_means', few or lonely, undirected, minority_collapse_index, means, counts, rare, True)
-    add('tail_cosine', unweighted or lonely, undirected, group_cosine, raw, rare)
+    add('tail_cosine_classifier', unweighted or lonely, undirected, group_cosine, raw, rare)
     add('tail_cosine_means', few or lonely, undirected, group_cosine, means, rare, True)
     add('norm_ratio', unweighted, 'head or tail is empty, or the vectors of the tail are zero', norm_ratio, raw, rare)
 

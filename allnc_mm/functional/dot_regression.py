@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from allnc_mm.functional.geometry import unit_rows
+from .geometry import unit_rows
 
 __all__ = ['dot_regression_loss']
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from allnc_mm.functional.geometry import unit_rows
+from .geometry import unit_rows
 
 __all__ = ['one_hot', 'class_statistics', 'class_means', 'ema_class_statistics', 'spherical_class_means',
            'straight_through']

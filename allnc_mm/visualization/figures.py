@@ -403,7 +403,11 @@ class Projection:
         classes = list(classes)
         number = len(classes)
         self.dims = 2 if number <= 3 else 3
-        means, weight = (run.vectors[kind][classes].astype(np.float64) for kind in ('means', 'classifier'))
+
+        def rows(x: np.ndarray) -> np.ndarray:  # a network of fewer dimensions has zeros in the others
+            return np.pad(x.astype(np.float64), ((0, 0), (0, max(self.dims - x.shape[1], 0))))
+
+        means, weight = (rows(run.vectors[kind][classes]) for kind in ('means', 'classifier'))
         center = means.mean(0)
         means, weight = means - center, weight - weight.mean(0)
         _, _, basis = np.linalg.svd(means, full_matrices=True)
@@ -418,7 +422,7 @@ class Projection:
         self.kept = float(np.square(weight @ basis).sum() / max(np.square(weight).sum(), 1e-300))
         self.points = {}
         for split, (features, labels) in run.samples.items():
-            self.points[split] = [(features[labels == k].astype(np.float64) - center) @ basis / scale
+            self.points[split] = [(rows(features[labels == k]) - center) @ basis / scale
                                   if (labels == k).any() else np.zeros((0, self.dims)) for k in classes]
 
 

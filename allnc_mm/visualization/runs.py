@@ -443,7 +443,7 @@ def _statistics(batches: Callable[[str], Iterable], weight: Tensor, bias: Tensor
     for _, features, labels, _ in batches('training images'):
         stats.update(features, labels)
         directed = features.abs().amax(1) > 0
-        unit_stats.update(unit_rows(features[directed].double()), labels[directed])
+        unit_stats.update(unit_rows(features[directed].double(), eps=0), labels[directed])
         sample.add(features, labels)
         size += features.numel() * features.element_size()
         if kept is not None:

@@ -240,6 +240,8 @@ def test_bad_input():
         stats.update(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r'labels must lie in \[0, 3\), but got -1 to 3'):
         stats.update(torch.ones(2, 2), torch.tensor([3, -1]))
+    with pytest.raises(ValueError, match='2 of 3 samples have a feature that is NaN or infinite'):
+        stats.update(torch.tensor([[0, math.nan], [0, 0], [-math.inf, 0]]), torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match='do not merge'):
         stats.merge(ClassStatistics(3, 2, scatter=False))
     with pytest.raises(ValueError, match='use nc1_quotient'):
@@ -385,7 +387,7 @@ def test_all_measures_at_the_simplex():
     optimum = math.degrees(math.acos(-1 / 5))
     ideal = dict(num_samples=88, num_present=6, etf_feasible=1, nc3_cosine_mean=1, nc3_cosine_min=1, norm_ratio=1,
                  nc3_cosine_mean_centred=1, nc3_cosine_min_centred=1, nc4_agreement=1, nc4_agreement_balanced=1,
-                 ncc_accuracy=1, ncc_accuracy_balanced=1, gnc2=6 / 5, tail_cosine=-.2, tail_cosine_means=-.2)
+                 ncc_accuracy=1, ncc_accuracy_balanced=1, gnc2=6 / 5, tail_cosine_classifier=-.2, tail_cosine_means=-.2)
     for name, value in measures.items():
         if name.startswith('cosine_mean'):
             value += .2

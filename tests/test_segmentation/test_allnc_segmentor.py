@@ -329,10 +329,37 @@ def test_photometric_view():
     (dict(geometry=GEOMETRY, channels=3), "target='softmax_code' or 'hinge'"),
     (dict(center=dict(embed_dims=2)), 'embed_dims'),
     (dict(center=dict(scale=0)), 'scale'),
+    (dict(center=dict(num_classes=7)), 'num_classes of CenterCollapseHead is 7, but that of the decode head is 5'),
+    (dict(classifier=dict(num_classes=7)), 'num_classes of FixedClassifier is 7'),
+    (dict(geometry=dict(GEOMETRY, in_channels=7)), 'in_channels of PixelGeometry is 7'),
+    (dict(head_cfg=dict(sampler=dict(type='OHEMPixelSampler')), loss_rebalanced=CE, bilateral=True), 'sampler.thresh'),
 ])
 def test_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         build(**parts)
+
+
+def test_documented_arguments_of_the_parts():
+    model = build(geometry=dict(GEOMETRY, num_classes=K, ignore_index=3), center=dict(align_corners=True),
+                  classifier=dict(norm_cfg=None))
+    assert model.geometry.ignore_index == 3 and model.center.align_corners
+    assert not hasattr(model.decode_head.conv_seg, 'norm') or model.decode_head.conv_seg.norm is None
+
+
+@pytest.mark.parametrize('thresh', [None, 0.7])
+@pytest.mark.parametrize('loss, parts', [
+    (dict(type='LogitAdjustedSegLoss'), dict()),
+    (dict(type='DotRegressionSegLoss'), dict(classifier=dict())),
+], ids=['la', 'dr'])
+def test_hard_pixels(loss, parts, thresh):
+    """mmseg's OHEMPixelSampler, which without a threshold keeps the pixels of the largest losses."""
+    model = build(loss=loss, head_cfg=dict(sampler=dict(type='OHEMPixelSampler', thresh=thresh, min_kept=50)), **parts)
+    if thresh is None:
+        logits, labels = torch.randn(2, K, SIZE, SIZE), torch.stack([s.gt_sem_seg.data for s in batch()[1]])
+        each = model.decode_head.loss_decode(logits, labels[:, 0], reduction_override='none')
+        kept = model.decode_head.sampler.sample(logits, labels) > 0
+        assert kept.sum() == 50 * len(labels) and each[kept].min() >= each[~kept & (labels[:, 0] != 255)].max()
+    step(model, *batch())
 
 
 def test_refused_heads():

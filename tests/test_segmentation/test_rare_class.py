@@ -220,6 +220,8 @@ def test_index_survives_the_way_to_a_worker():
     (lambda root: sampler(dataset(root), min_pixels=0), ValueError, 'min_pixels'),
     (lambda root: sampler(dataset(root), prior_crops=0), ValueError, 'prior_crops'),
     (lambda root: sampler(dataset(root, indices=[0])), ValueError, 'asks for images of every class'),
+    (lambda root: sampler(dataset(root, metainfo=dict(classes=tuple('abcd'), num_per_class=[9] * K))), ValueError,
+     r'\[9, 9, 9, 9\], but its label maps have \['),
     (lambda root: sampler(dataset(root, pipeline=[dict(type='RandomCrop', crop_size=(8, 8))])), ValueError,
      'RareClassCrop'),
     (lambda root: sampler(DATASETS.build(dict(type='RepeatDataset', times=2, dataset=dataset_cfg(root)))), TypeError,
@@ -362,6 +364,8 @@ def test_weighted_cross_entropy_with_ignored_pixels(avg_non_ignore):
     expected = nn.functional.cross_entropy(logits, labels, torch.tensor(weight), ignore_index=255)
     torch.testing.assert_close(loss(logits, labels, ignore_index=255), expected)
     assert loss(logits, torch.full_like(labels, 255), ignore_index=255) == 0
+    many = torch.zeros(1, 256, 257, dtype=torch.int64)  # whose weights sum to infinity in float16
+    torch.testing.assert_close(loss(torch.zeros(1, K, 256, 257).half(), many, ignore_index=255), torch.tensor(K).log())
 
 
 @pytest.mark.parametrize('shared', [False, True])
@@ -391,6 +395,18 @@ def test_refused_before_training(root, tmp_path):
         HOOKS.build(dict(type='SegClassWeightsHook', scheme='none'))
     with pytest.raises(ValueError, match='decode_head.num_classes=4'):
         runner(root, tmp_path, 'refused-k', **{'model.decode_head.num_classes': 5}).train()
+    cascade = [dict(type='FCNHead', in_channels=6, channels=8, in_index=0, num_classes=5),
+               dict(type='OCRHead', in_channels=6, ocr_channels=4, channels=8, in_index=0, num_classes=5)]
+    with pytest.raises(ValueError, match='decode_head.0.num_classes=4'):
+        stock(root, tmp_path, 'refused-cascade', [dict(type='PixelCountsHook')], **{
+            'model.type': 'CascadeEncoderDecoder', 'model.num_stages': 2, 'model.decode_head': cascade}).train()
+    evaluation = {'val_dataloader': dict(batch_size=1, dataset=dataset_cfg(root), sampler=dict(type='DefaultSampler')),
+                  'val_evaluator': dict(type='PixelCollapseMetric'), 'val_cfg': dict()}
+    with pytest.raises(ValueError, match="PixelCollapseMetric has no model; .*'AttachMetricsHook'"):
+        runner(root, tmp_path, 'refused-metric', **evaluation).train()
+    with pytest.raises(ValueError, match="test_cfg=dict.mode='whole'"):
+        stock(root, tmp_path, 'refused-slide', [dict(type='AttachMetricsHook')], **evaluation, **{
+            'model.test_cfg': dict(mode='slide', crop_size=(8, 8), stride=(4, 4))}).train()
     cfg = runner(root, tmp_path, 'refused-cfg').cfg
     cfg.default_hooks.pop('gbbn')
     cfg.experiment_name = 'refused-gbbn'

@@ -104,6 +104,21 @@ def test_projection_keeps_the_shape_of_three_means():
     assert shown[2] < .3 * shown[0]
 
 
+@pytest.mark.parametrize('number, dim', [(4, 2), (3, 1)])
+def test_projection_of_fewer_dimensions(number, dim):
+    generator = torch.Generator().manual_seed(0)
+    run = make_run(torch.randn(5, 2, generator=generator), long_tail(5),
+                   samples=dict(train=(torch.randn(8, 2).numpy(), np.arange(8) % 5)))
+    run.vectors = {kind: v[:, :dim] for kind, v in run.vectors.items()}
+    run.samples = {split: (x[:, :dim], labels) for split, (x, labels) in run.samples.items()}
+    view = figures.Projection(run, range(number))
+    lengths = np.linalg.norm(view.means[:, None] - view.means, axis=2)
+    means = run.vectors['means'][:number].astype(float)
+    expected = np.linalg.norm(means[:, None] - means, axis=2)
+    np.testing.assert_allclose(lengths / lengths.max(), expected / expected.max(), atol=1e-6)  # nothing is lost
+    assert figures.png_bytes(figures.projection_figure(run, range(number)))
+
+
 def test_projection_of_many_classes_and_of_collapsed_ones():
     rng = np.random.default_rng(0)
     run = make_run(rng.normal(size=(7, 5)), long_tail(7), samples=dict(train=(rng.normal(size=(7, 5)), np.arange(7))))

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 from mmengine.hooks import Hook
 
@@ -60,7 +62,8 @@ class ClassCountsHook(Hook):
             check_same_classes(dataset.metainfo, getattr(runner.val_dataloader.dataset, 'metainfo', {}), 'validation')
         for name, module in model.named_modules():
             classes = getattr(module, 'num_classes', None)
-            if name.endswith('head') and isinstance(classes, int) and classes != len(counts):
+            head = re.fullmatch(r'.*head(\.\d+)?', name)  # those of a cascade are numbered
+            if head and isinstance(classes, int) and classes != len(counts):
                 raise ValueError(f'{name}.num_classes is {classes}, but the training data set has {len(counts)} classes'
                                  f'; set {name}.num_classes={len(counts)}.')
         if any(hasattr(module, 'set_eta') for module in model.modules()) and not any(

@@ -70,8 +70,8 @@ class LogitAdjustedLoss(BaseModule):
         """Loss of logits (N, K, ...) against integer (N, ...) or soft labels (N, K, ...); ``weight`` is (N, ...)."""
         if self.log_prior is None:
             if self.tau:
-                raise RuntimeError('LogitAdjustedLoss has no class counts: add dict(type="ClassCountsHook") (or '
-                                   'GBBNHook) to the hooks, or give `num_per_class`.')
+                raise RuntimeError(f'{type(self).__name__} has no class counts: add dict(type="ClassCountsHook") (in '
+                                   'segmentation "PixelCountsHook") to the hooks, or give `num_per_class`.')
         elif len(self.log_prior) != cls_score.shape[1]:
             raise ValueError(f'The class counts are of K={len(self.log_prior)} classes, the logits of '
                              f'{cls_score.shape[1]}; set head.num_classes to the number of classes of the data.')

@@ -8,8 +8,17 @@ from ...registry import HOOKS
 class AttachMetricsHook(Hook):
     """Hand the model to every metric that has ``attach`` (:class:`PixelCollapseMetric`), before an evaluation.
 
-    An evaluator of mmengine sees predictions only. Nothing is recorded outside of validation and test.
+    An evaluator of mmengine sees predictions only. Nothing is recorded outside of validation and test. What a metric
+    refuses in a model is refused before the training.
     """
+
+    def before_train(self, runner) -> None:
+        """Let the metrics of the validation check the model."""
+        if runner.val_loop is not None:
+            self._attach(runner, runner.val_evaluator)
+            for metric in runner.val_evaluator.metrics:
+                if hasattr(metric, 'detach'):
+                    metric.detach()
 
     def before_val(self, runner) -> None:
         """Attach the metrics of the validation."""

@@ -3,6 +3,7 @@ from ...engine.hooks.class_counts_hook import ClassCountsHook
 from ...registry import HOOKS
 from ..datasets.pixel_counts import set_num_per_class
 from ..datasets.samplers import RareClassSampler
+from .attach_metrics_hook import AttachMetricsHook
 
 
 @HOOKS.register_module()
@@ -11,7 +12,7 @@ class PixelCountsHook(ClassCountsHook):
 
     They are counted once and cached (:func:`pixel_counts`), unless the data set's metainfo has ``num_per_class``
     already. Labels out of range and missing label files are found here, before the first iteration, and a batch sampler
-    that does not fit the model.
+    that does not fit the model, and a metric of the validation that waits for :class:`AttachMetricsHook`.
     """
 
     def before_train(self, runner) -> None:
@@ -27,5 +28,10 @@ class PixelCountsHook(ClassCountsHook):
             raise ValueError(f'model.bilateral=True needs [natural | rare-class] batches, but the batch sampler is '
                              f"{type(sampler).__name__}; set train_dataloader.batch_sampler=dict(type="
                              "'RareClassSampler'), or model.bilateral=False: every image then serves both branches.")
+        if runner.val_loop is not None and not any(isinstance(hook, AttachMetricsHook) for hook in runner.hooks):
+            waiting = [type(m).__name__ for m in runner.val_evaluator.metrics if hasattr(m, 'attach')]
+            if waiting:
+                raise ValueError(f'{waiting[0]} has no model; add default_hooks=dict(attach_metrics=dict('
+                                 "type='AttachMetricsHook')).")
         set_num_per_class(runner.train_dataloader.dataset)
         super().before_train(runner)

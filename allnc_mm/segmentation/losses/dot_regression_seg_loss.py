@@ -33,7 +33,7 @@ class DotRegressionSegLoss(PixelLoss):
         self.length = length
 
     def forward(self, cls_score: Tensor, label: Tensor, weight: Tensor | None = None, ignore_index: int = 255,
-                **kwargs) -> Tensor:
+                reduction_override: str | None = None, **kwargs) -> Tensor:
         """Loss of logits (N, K, H, W) against labels (N, H, W); ``weight`` is (N, H, W)."""
         if self.length is None:
             raise RuntimeError("DotRegressionSegLoss needs a fixed code: set model.type='AllNCSegmentor' and "
@@ -43,4 +43,4 @@ class DotRegressionSegLoss(PixelLoss):
         # along the code vector, where the feature has the one coordinate cos and the code the coordinate 1
         loss = dot_regression_loss(cosine[:, None], label.new_zeros(len(cosine)), cosine.new_ones(1, 1),
                                    normalize=False, reduction='none')
-        return self.loss_weight * self.average(loss.view(label.shape), label, valid, weight)
+        return self.loss_weight * self.average(loss.view(label.shape), label, valid, weight, reduction_override)

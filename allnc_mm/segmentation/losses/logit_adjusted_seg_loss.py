@@ -35,7 +35,8 @@ class LogitAdjustedSegLoss(LogitAdjustedLoss, PixelLoss):
         self.init_pixels(class_weight, loss_name)
 
     def forward(self, cls_score: Tensor, label: Tensor, weight: Tensor | None = None, ignore_index: int = 255,
-                **kwargs) -> Tensor:
+                reduction_override: str | None = None, **kwargs) -> Tensor:
         """Loss of logits (N, K, H, W) against labels (N, H, W); ``weight`` is (N, H, W)."""
         label, valid = self.labelled(label, cls_score.shape[1], ignore_index)
-        return self.average(super().forward(cls_score, label, reduction_override='none'), label, valid, weight)
+        loss = super().forward(cls_score, label, reduction_override='none')
+        return self.average(loss, label, valid, weight, reduction_override)

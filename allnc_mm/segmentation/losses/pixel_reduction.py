@@ -35,12 +35,16 @@ class PixelLoss(nn.Module):
         valid = (label >= 0) & (label < num_classes) & (label != ignore_index)
         return torch.where(valid, label, 0), valid
 
-    def average(self, loss: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None) -> Tensor:
-        """Mean of losses (N, H, W) over the valid pixels; ``weight`` multiplies each of them."""
+    def average(self, loss: Tensor, label: Tensor, valid: Tensor, weight: Tensor | None,
+                reduction_override: str | None = None) -> Tensor:
+        """Mean of losses (N, H, W) over the valid pixels; ``weight`` multiplies each of them.
+
+        With ``reduction_override='none'``, which mmseg's OHEMPixelSampler asks for, the losses themselves, weighted.
+        """
         each = valid.to(loss.dtype)
         if self.class_weight is not None:
             if self.class_weight.device != loss.device:
                 self.class_weight = self.class_weight.to(loss.device)
             each = each * self.class_weight[label]
-        total = (loss * each if weight is None else loss * each * weight.float()).sum()
-        return total / each.sum().clamp_min(1e-12)
+        loss = loss * each if weight is None else loss * each * weight.float()
+        return loss if reduction_override == 'none' else loss.sum() / each.sum().clamp_min(1e-12)

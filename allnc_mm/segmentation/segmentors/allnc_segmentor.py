@@ -43,13 +43,16 @@ class _AllNCMixin:
         if head.out_channels != head.num_classes:
             raise ValueError(f'AllNCSegmentor needs one logit for each class, but decode_head.out_channels is '
                              f'{head.out_channels} for num_classes={head.num_classes}; set out_channels=2.')
-        feature = dict(num_classes=head.num_classes, in_channels=head.conv_seg.in_channels,
-                       ignore_index=head.ignore_index, align_corners=head.align_corners)
+        shape = dict(num_classes=head.num_classes, in_channels=head.conv_seg.in_channels)
+        feature = dict(shape, ignore_index=head.ignore_index, align_corners=head.align_corners)
         if classifier is not None:
-            self._fix_classifier(head, dict(dict(type='FixedClassifier', norm_cfg=head.norm_cfg), **classifier))
+            self._fix_classifier(head, dict(type='FixedClassifier', norm_cfg=head.norm_cfg, **shape), classifier)
         if loss_rebalanced is not None:
             losses = head.loss_decode if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
             halves = bilateral and not shared
+            if halves and head.sampler is not None and getattr(head.sampler, 'thresh', 0) is None:
+                raise ValueError('OHEMPixelSampler without `thresh` ranks the losses of all images, but each branch '
+                                 'sees one half of a bilateral batch; set decode_head.sampler.thresh, or shared=True.')
             branches = [BranchLoss(loss, False, halves, self.num_views) for loss in losses]
             branches.append(BranchLoss(MODELS.build(loss_rebalanced), True, halves, self.num_views))
             head.loss_decode = nn.ModuleList(branches)
@@ -57,18 +60,25 @@ class _AllNCMixin:
             if hasattr(loss, 'set_length'):
                 self._set_length(head, loss)
         if geometry is not None:
-            self.geometry = MODELS.build(dict(dict(type='PixelGeometry'), **feature, **geometry))
+            self.geometry = self._part(dict(type='PixelGeometry', **feature), geometry)
             hycon = self.geometry.hycon
             if hycon is not None and view is None and hycon.needs_view:
                 raise ValueError("HyCon with positives=['view'] alone needs a second view: set model.view=dict(type="
                                  "'PhotometricView'), or positives=['mean'].")
         if center is not None:
-            self.center = MODELS.build(dict(dict(type='CenterCollapseHead', in_index=0), **feature, **center))
+            self.center = self._part(dict(type='CenterCollapseHead', in_index=0, **feature), center)
 
     @staticmethod
-    def _fix_classifier(head: nn.Module, cfg: dict) -> None:
-        conv = head.conv_seg
-        head.conv_seg = MODELS.build(dict(cfg, num_classes=head.num_classes, in_channels=conv.in_channels))
+    def _part(given: dict, cfg: dict) -> nn.Module:
+        """Build a part; the number of classes and of channels are those of the decode head."""
+        for key in ('num_classes', 'in_channels'):
+            if cfg.get(key, given[key]) != given[key]:
+                raise ValueError(f'{key} of {cfg.get("type", given["type"])} is {cfg[key]}, but that of the decode '
+                                 f'head is {given[key]}; remove it.')
+        return MODELS.build({**given, **cfg})
+
+    def _fix_classifier(self, head: nn.Module, given: dict, cfg: dict) -> None:
+        head.conv_seg = self._part(given, cfg)
         # the head's default initialization looks for a weight in conv_seg
         init_cfg = head.init_cfg if isinstance(head.init_cfg, (list, tuple)) else [head.init_cfg or {}]
         init_cfg = [{key: value for key, value in item.items() if key != 'override' or 'conv_seg' not in str(value)}

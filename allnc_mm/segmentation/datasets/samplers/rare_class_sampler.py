@@ -48,6 +48,7 @@ class RareClassSampler(BilateralSampler):
             batch_size=4,  # 4 + 4 crops
             sampler=dict(type='InfiniteSampler', shuffle=True),
             batch_sampler=dict(type='RareClassSampler', q=0.0))
+        default_hooks = dict(pixel_counts=dict(type='PixelCountsHook'), gbbn=dict(type='GBBNHook'))
 
     Args:
         sampler (Sampler): The uniform sampler; mmengine passes it. Its ``dataset`` is a segmentation data set whose
@@ -56,8 +57,7 @@ class RareClassSampler(BilateralSampler):
         q (float): Exponent: 1 natural, 0.5 square root, 0 class-balanced. Defaults to 0.0.
         min_pixels (int): Pixels of a class that an image must have to be drawn for it; an image with fewer serves only
             where no image has as many. Defaults to 1.
-        prior_crops (int): How many crops are taken before training to measure ``prior``, equally many for each class.
-            Defaults to 256.
+        prior_crops (int): How many crops of each class are taken before training to measure ``prior``. Defaults to 24.
         **kwargs: ``progressive``, ``seed`` and ``drop_last`` of :class:`BilateralSampler`.
 
     Attributes:
@@ -68,11 +68,12 @@ class RareClassSampler(BilateralSampler):
 
     Raises:
         ValueError: if q is not finite, batch_size, min_pixels or prior_crops is below 1, a class has no pixels and
-            q <= 0, or the pipeline has a crop that would lose the class.
+            q <= 0, ``metainfo['num_per_class']`` differs from the pixels, or the pipeline has a crop that would lose
+            the class.
         TypeError: for a data set (wrapper) that does not hand the index on.
     """
 
-    def __init__(self, sampler, batch_size: int, q: float = 0.0, min_pixels: int = 1, prior_crops: int = 256,
+    def __init__(self, sampler, batch_size: int, q: float = 0.0, min_pixels: int = 1, prior_crops: int = 24,
                  progressive: bool = False, seed: int | None = None, drop_last: bool = False) -> None:
         for name, value in (('batch_size', batch_size), ('min_pixels', min_pixels), ('prior_crops', prior_crops)):
             if not isinstance(value, int) or value < 1:
@@ -86,6 +87,10 @@ class RareClassSampler(BilateralSampler):
 
         counts = pixel_counts(sampler.dataset)
         self.num_per_class = counts.sum(0)
+        given = sampler.dataset.metainfo['num_per_class']
+        if list(given) != self.num_per_class.tolist():
+            raise ValueError(f"metainfo['num_per_class'] of the training data set is {list(given)[:10]}, but its label "
+                             f'maps have {self.num_per_class.tolist()[:10]} pixels; remove it from the config.')
         sampling_distribution(self.num_per_class, q)  # refuses a q that does not fit the data, before training
         self._check_dataset(sampler.dataset)
         self._members = np.arange(len(counts))
@@ -121,13 +126,12 @@ class RareClassSampler(BilateralSampler):
                 if last is None:
                     rows[k] = counts[images].mean(0) if len(images) else 0
                     continue
-                crops = -(-prior_crops // num_classes) if len(images) else 0
-                for image in np.random.choice(images, crops) if crops else ():
+                for image in np.random.choice(images, prior_crops) if len(images) else ():
                     results = dataset.get_data_info(RareIndex(int(image), k))
                     for transform in transforms[:last + 1]:
                         results = transform(results)
                     found = np.bincount(results['gt_seg_map'].ravel(), minlength=num_classes)[:num_classes]
-                    rows[k] += found / crops
+                    rows[k] += found / prior_crops
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
