@@ -25,6 +25,7 @@ PROTOCOLS, DEFAULT = ('cifar10-if100', 'cifar10-balanced', 'cifar100-if100'), 'A
 ALPHA_1, COSINE = 'AllNC, MixUp or CutMix at alpha 1', 'AllNC, cosine classifier'
 ROWS = {DEFAULT: 'default', 'GBBN alone': 'without HyCon and P2P', ALPHA_1: 'MixUp or CutMix at alpha 1',
         'AllNC without mixture': 'without mixture, all samples for both branches', COSINE: COSINE,
+        'GBBN alone, cosine classifier': f'{COSINE}, without HyCon and P2P',
         'GBBN alone, MixUp or CutMix at alpha 1': 'at alpha 1, without HyCon and P2P'}
 HEAD, HYCON, P2P, SAMPLER = 'model.head.', 'model.head.hycon.', 'model.head.p2p.', 'train_dataloader.batch_sampler.'
 MLP = dict(type='NonLinearNeck', out_channels=128, with_avg_pool=False, with_last_bn=False, norm_cfg=dict(type='BN1d'))
@@ -80,7 +81,6 @@ P2P_01 = {f'P2P 0.1, {name}': {**SWITCHES['P2P: weight 0.1'], **SWITCHES[name]} 
 ALPHA_1_SWITCHES = {f'at alpha 1, {name}': settings for name, settings in {**SWITCHES, **MIXTURES, **P2P_01}.items()}
 CLASS_MEANS = 'nearest class mean instead of the classifier'
 COSINE_SWITCHES = {f'{COSINE}, {name}': changes for name, changes in {  # settings that differ from COSINE
-    'without HyCon and P2P': {f'{HEAD}hycon': None, f'{HEAD}p2p': None},
     'without HyCon': {f'{HEAD}hycon': None},
     'without P2P': {f'{HEAD}p2p': None},
     'without GBBN: CE': CE,

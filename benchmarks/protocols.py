@@ -70,6 +70,7 @@ METHODS = {  # name: config under configs/, with {} for the protocol's stem
     'GLMC': 'glmc/{}.py',
     'GBBN alone, MixUp or CutMix at alpha 1': 'allnc/{}_alpha1_gbbn.py',
     'GBBN alone': 'allnc/{}_gbbn.py',
+    'GBBN alone, cosine classifier': 'allnc/{}_cosine_gbbn.py',
     'AllNC without mixture': 'allnc/{}_clean.py',
     'AllNC, cosine classifier': 'allnc/{}_cosine.py',
     'AllNC, MixUp or CutMix at alpha 1': 'allnc/{}_alpha1.py',
