@@ -87,8 +87,7 @@ PROTOCOLS = {  # name: (stem, overrides of the data sets)
     'cifar10-if100': (MINI, dict(imb_factor=100)),
     'cifar10-if50': (MINI, dict(imb_factor=50)),
     'cifar10-balanced': (MINI, dict(imb_factor=1, n_max=124, val_per_class=376)),
-    'cifar100-if100': (MINI, dict(type='CIFAR100LT', data_root='data/cifar100', imb_factor=100,
-                                   val_per_class=0)),
+    'cifar100-if100': (MINI, dict(type='CIFAR100LT', data_root='data/cifar100', imb_factor=100, val_per_class=0)),
 }
 SKIPPED = {
     'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
@@ -179,8 +178,8 @@ def train(config, options, work_dir, args):
     Args:
         config (str): Path of the config.
         options (dict): Settings to override, by dotted names.
-        work_dir (str): Folder of the run; its driver.log gets all output. What a run of other settings left is removed.
-            Other processes are to be kept off it: :func:`alone`.
+        work_dir (Path): Folder of the run; its driver.log gets all output. What a run of other settings left is
+            removed. Other processes are to be kept off it: :func:`alone`.
         args (Namespace): Has ``device_augmentation``: augment whole batches on the device; and ``best_epoch``: also
             evaluate about ten epochs of the second half on the test split.
 
@@ -193,7 +192,6 @@ def train(config, options, work_dir, args):
 
     from allnc_mm.engine.launch import build_runner, latest_checkpoint, load_config
     from allnc_mm.visualization.runs import read_curves
-    work_dir = Path(work_dir)
     before = work_dir / Path(config).name  # mmengine's copy
     if before.exists() and fingerprint(Config.fromfile(before)) != fingerprint_of(config, options):
         shutil.rmtree(work_dir)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ..class_counts import read_class_counts
 from ..functional.collapse import ClassStatistics, SecondPass, collapse_measures
-from ..functional.geometry import unit_rows
 from ..functional.longtail import group_classes
 from ..registry import METRICS
 from .last_layer import LastLayer
@@ -150,8 +149,7 @@ class NeuralCollapseMetric(BaseMetric):
                 self._unit_stats = ClassStatistics(*shape, device=device)
         self._stats.update(features, labels)
         if self._unit_stats is not None:
-            directed = features.abs().amax(1) > 0
-            self._unit_stats.update(unit_rows(features[directed].to(self._stats.means), eps=0), labels[directed])
+            self._unit_stats.update_directions(features, labels)
 
     def _num_classes(self) -> int:
         weight, _ = self._classifier()

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .geometry import row_max_cosines
+from .geometry import row_max_cosines, unit_rows
 from .one_vs_rest import one_vs_rest_lower_bounds
 
 __all__ = [
@@ -114,6 +114,12 @@ class ClassStatistics:
         centred = features - means[inverse]
         traces = features.new_zeros(len(classes)).index_add_(0, inverse, centred.square().sum(1))
         self._merge(classes, counts, means, traces, None if self.scatter is None else centred.T @ centred)
+
+    def update_directions(self, features: Tensor, labels: Tensor) -> None:
+        """Add the features of a batch at unit length, but for those of length zero; arguments as of :meth:`update`."""
+        features = features.detach().to(self.means)
+        directed = features.abs().amax(1) > 0
+        self.update(unit_rows(features[directed], eps=0), labels.to(directed.device)[directed])
 
     @torch.no_grad()
     def merge(self, other: ClassStatistics) -> None:

@@ -22,7 +22,7 @@ def weighted_cross_entropy() -> None:
         many = torch.zeros(1, 65536, 1, dtype=torch.int64)
         if original(torch.zeros(1, 2, 65536, 1).half(), many, class_weight=torch.ones(2).half()) > 0:
             return
-    except IndexError:
+    except (IndexError, RuntimeError):  # the latter where torch has no float16 on CPUs
         pass
 
     @functools.wraps(original)

@@ -29,7 +29,6 @@ from ..functional.collapse import (
     group_cosine,
     pairwise_cosines,
 )
-from ..functional.geometry import unit_rows
 from ..registry import DATASETS, MODELS
 
 SAMPLES_PER_CLASS = 150
@@ -442,8 +441,7 @@ def _statistics(batches: Callable[[str], Iterable], weight: Tensor, bias: Tensor
     size = 0
     for _, features, labels, _ in batches('training images'):
         stats.update(features, labels)
-        directed = features.abs().amax(1) > 0
-        unit_stats.update(unit_rows(features[directed].double(), eps=0), labels[directed])
+        unit_stats.update_directions(features, labels)
         sample.add(features, labels)
         size += features.numel() * features.element_size()
         if kept is not None:

@@ -32,7 +32,8 @@ def pixel_counts(dataset) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if a label map is missing.
-        ValueError: if the data set names no classes, or a label is neither one of them nor ``ignore_index``.
+        ValueError: if the data set names no classes, a label is neither one of them nor ``ignore_index``, or the
+            metainfo has other counts.
     """
     classes = dataset.metainfo.get('classes')
     if not classes:
@@ -56,8 +57,12 @@ def pixel_counts(dataset) -> np.ndarray:
             rows = list(pool.map(lambda info: _count(info, loader, len(classes), ignore_index), infos))
         counts = np.asarray(rows, dtype=np.int64).reshape(len(infos), len(classes))
         _write_cache(cache, counts)
-    if dataset.metainfo.get('num_per_class') is None:
-        dataset._metainfo['num_per_class'] = counts.sum(0).tolist()
+    given, found = dataset.metainfo.get('num_per_class'), counts.sum(0).tolist()
+    if given is None:
+        dataset._metainfo['num_per_class'] = found
+    elif list(given) != found:
+        raise ValueError(f"metainfo['num_per_class'] of the training data set is {list(given)[:10]}, but its label "
+                         f'maps have {found[:10]} pixels; remove it from the config.')
     return counts
 
 

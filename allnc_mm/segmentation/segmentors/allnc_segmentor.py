@@ -46,7 +46,8 @@ class _AllNCMixin:
         shape = dict(num_classes=head.num_classes, in_channels=head.conv_seg.in_channels)
         feature = dict(shape, ignore_index=head.ignore_index, align_corners=head.align_corners)
         if classifier is not None:
-            self._fix_classifier(head, dict(type='FixedClassifier', norm_cfg=head.norm_cfg, **shape), classifier)
+            given = dict(type='FixedClassifier', norm_cfg=head.norm_cfg, **shape)
+            self._fix_classifier(head, self._part(given, classifier))
         if loss_rebalanced is not None:
             losses = head.loss_decode if isinstance(head.loss_decode, nn.ModuleList) else [head.loss_decode]
             halves = bilateral and not shared
@@ -77,8 +78,9 @@ class _AllNCMixin:
                                  f'head is {given[key]}; remove it.')
         return MODELS.build({**given, **cfg})
 
-    def _fix_classifier(self, head: nn.Module, given: dict, cfg: dict) -> None:
-        head.conv_seg = self._part(given, cfg)
+    @staticmethod
+    def _fix_classifier(head: nn.Module, classifier: nn.Module) -> None:
+        head.conv_seg = classifier
         # the head's default initialization looks for a weight in conv_seg
         init_cfg = head.init_cfg if isinstance(head.init_cfg, (list, tuple)) else [head.init_cfg or {}]
         init_cfg = [{key: value for key, value in item.items() if key != 'override' or 'conv_seg' not in str(value)}

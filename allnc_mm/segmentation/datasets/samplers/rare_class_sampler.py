@@ -68,8 +68,7 @@ class RareClassSampler(BilateralSampler):
 
     Raises:
         ValueError: if q is not finite, batch_size, min_pixels or prior_crops is below 1, a class has no pixels and
-            q <= 0, ``metainfo['num_per_class']`` differs from the pixels, or the pipeline has a crop that would lose
-            the class.
+            q <= 0, the pipeline has a crop that would lose the class, or as :func:`pixel_counts` has.
         TypeError: for a data set (wrapper) that does not hand the index on.
     """
 
@@ -87,10 +86,6 @@ class RareClassSampler(BilateralSampler):
 
         counts = pixel_counts(sampler.dataset)
         self.num_per_class = counts.sum(0)
-        given = sampler.dataset.metainfo['num_per_class']
-        if list(given) != self.num_per_class.tolist():
-            raise ValueError(f"metainfo['num_per_class'] of the training data set is {list(given)[:10]}, but its label "
-                             f'maps have {self.num_per_class.tolist()[:10]} pixels; remove it from the config.')
         sampling_distribution(self.num_per_class, q)  # refuses a q that does not fit the data, before training
         self._check_dataset(sampler.dataset)
         self._members = np.arange(len(counts))
