@@ -1,9 +1,39 @@
-"""Class counts as settings: a list, or the JSON file that ``tools/analysis_tools/class_stats.py`` writes."""
+"""Labels of a data set, and class counts as settings: a list, or the JSON file of ``analysis_tools/class_stats.py``."""
 import json
 from collections.abc import Sequence
 from numbers import Integral
 
-__all__ = ['read_class_counts']
+import numpy as np
+
+__all__ = ['read_class_counts', 'read_labels']
+
+
+def read_labels(dataset, owner: str) -> np.ndarray:
+    """The label of every sample of a data set, as often and in the order in which wrappers of mmengine show it.
+
+    Args:
+        dataset: With ``get_gt_labels()`` (mmpretrain), or ``get_data_info(i)['gt_label']`` (mmengine's wrappers).
+        owner (str): Who needs them, for messages.
+
+    Returns:
+        np.ndarray: Integers (N,).
+
+    Raises:
+        TypeError: if there is not one integer label a sample.
+    """
+    name = type(dataset).__name__
+    try:
+        if hasattr(dataset, 'get_gt_labels'):
+            labels = np.asarray(dataset.get_gt_labels())
+        else:
+            labels = np.asarray([dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))])
+    except (AttributeError, KeyError, ValueError) as error:  # a ValueError: several labels, as many as a sample has
+        raise TypeError(f"{owner} needs one integer label per sample, but {name} gives none by get_gt_labels() or "
+                        "get_data_info(i)['gt_label']; use a classification data set with hard labels.") from error
+    if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f'{owner} needs one integer label per sample, but {name} gives labels of type {labels.dtype} '
+                        f'and shape {labels.shape}; use a classification data set with hard labels.')
+    return labels
 
 
 def read_class_counts(counts: Sequence[int] | str | None, owner: str) -> list[int] | None:

@@ -231,21 +231,21 @@ class _DeferredRemoval:
     def rmtree(self, path):
         self._pending.append((self._backend.rmtree, path))
 
-    def flush(self):
+    def flush(self, keep):
         for remove, path in self._pending:
-            remove(path)
+            if path not in keep:
+                remove(path)
 
 
 def atomic_checkpoints() -> None:
     """Keep a complete checkpoint on disk at every moment, so that a killed run can always be resumed.
 
-    mmengine writes a checkpoint in place, so a kill tears it, and with ``max_keep_ckpts`` it removes the oldest one
-    *before* it writes the new one, so ``max_keep_ckpts=1`` can leave none. Here a file is written beside its place and
-    renamed, and removals wait for it. Neither stack does so by itself.
+    mmengine writes a checkpoint in place, so a kill tears it, and with ``max_keep_ckpts`` or ``save_best`` it removes
+    the oldest or the former best one *before* it writes the new one, so ``max_keep_ckpts=1`` can leave none. Here a
+    file is written beside its place and renamed, and removals wait for it. Neither stack does so by itself.
     """
     from mmengine.fileio import LocalBackend
     from mmengine.hooks import CheckpointHook
-    save_step = CheckpointHook._save_checkpoint_with_step
 
     def put(self, obj, filepath):
         filepath = os.path.abspath(filepath)
@@ -256,17 +256,22 @@ def atomic_checkpoints() -> None:
             os.fsync(file.fileno())
         os.replace(filepath + '.tmp', filepath)
 
-    @functools.wraps(save_step)
-    def _save_checkpoint_with_step(self, runner, step, meta):
-        backend, self.file_backend = self.file_backend, _DeferredRemoval(self.file_backend)
-        try:
-            save_step(self, runner, step, meta)
-            self.file_backend.flush()
-        finally:
-            self.file_backend = backend
+    def removing_last(save):
+        @functools.wraps(save)
+        def wrapper(self, *args, **kwargs):
+            backend, self.file_backend = self.file_backend, _DeferredRemoval(self.file_backend)
+            try:
+                save(self, *args, **kwargs)
+                # a name may have been written anew
+                best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+                self.file_backend.flush(keep=[getattr(self, 'last_ckpt', None), *best])
+            finally:
+                self.file_backend = backend
+        return wrapper
 
     LocalBackend.put = put
-    CheckpointHook._save_checkpoint_with_step = _save_checkpoint_with_step
+    for name in ('_save_checkpoint_with_step', '_save_best_checkpoint'):
+        setattr(CheckpointHook, name, removing_last(getattr(CheckpointHook, name)))
 
 
 def _plain_batchnorm(cfg) -> int:
@@ -291,8 +296,10 @@ def cpu_launch(cfg) -> None:
     if cfg.get('launcher', 'none') == 'pytorch':
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group('gloo')
-        cfg.model_wrapper_cfg = dict(dict(type='MMDistributedDataParallel'), **cfg.get('model_wrapper_cfg', {}),
-                                     device_ids=None)
+        given = cfg.get('model_wrapper_cfg') or dict(  # mmengine's own
+            type='MMDistributedDataParallel', broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = dict(given, device_ids=None)
         replaced = _plain_batchnorm(cfg.model)
         if cfg.pop('sync_bn', None) or replaced:
             print('SyncBN needs GPUs: each process normalises with its own part of the batch (BN).', file=sys.stderr)

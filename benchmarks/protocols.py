@@ -93,7 +93,6 @@ SKIPPED = {
     'digits': ('tau-norm', 'tau-norm + mixture'),  # make train's job: a few methods
     'cifar10-balanced': ('LA', 'LA + mixture', 'LA + mixup', 'LA + mixup, alpha 4', 'LA, cosine classifier', 'CB-CE',
                          'CB-CE + mixture', 'CE-DRW', 'CE-DRW + mixture', *SECOND_STAGE),  # balanced: as CE
-    'cifar100-if100': ('tau-norm', 'tau-norm + mixture'),  # its exponent needs validation images
 }
 # settings of a config that decide a trained network; and those among them that depend on the machine, or only tell
 TRAINING = ('model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
@@ -323,16 +322,33 @@ def train_job(args, protocol, name, seed):
 
 def tau_norm(config, checkpoint, work_dir):
     """Divide the classifier vectors of a run by the power of their lengths that is best on validation; evaluate."""
+    import numpy as np
     from mmengine.config import Config
+
+    from allnc_mm.registry import DATASETS
     start = time.time()
     cfg = Config.fromfile(config)
-    cfg.val_dataloader = dict(cfg.test_dataloader, dataset=dict(cfg.test_dataloader.dataset, split='val'))
+    data = dict(cfg.test_dataloader.dataset)
+    if data.get('val_per_class'):
+        data['split'] = 'val'
+    else:
+        data['indices'] = np.flatnonzero(every_other(DATASETS.build(data).get_gt_labels())).tolist()
+    cfg.val_dataloader = dict(cfg.test_dataloader, dataset=data)
     cfg.dump(work_dir / Path(config).name)
     tool = [sys.executable, ROOT / 'tools/model_converters/posthoc_rebalance.py', work_dir / Path(config).name,
             checkpoint, work_dir / 'epoch_0.pth']
     with open(work_dir / 'driver.log', 'w') as log:
         subprocess.run(tool, stdout=log, stderr=log, check=True)
     return dict(minutes=round((time.time() - start) / 60, 1), **evaluate(work_dir))
+
+
+def every_other(labels):
+    """Mask of every other image of each class, which choices are made on where there is no validation split."""
+    import numpy as np
+    odd = np.empty(len(labels), bool)
+    for k in np.unique(labels):
+        odd[labels == k] = np.arange((labels == k).sum()) % 2
+    return odd
 
 
 def clean_checkpoint(config, checkpoint, path):
@@ -462,9 +478,7 @@ def evaluate(work_dir):
         predictions = {split: scores(loader) for split, loader in loaders.items()}
         if 'val' not in predictions:
             logits, labels = predictions['test']
-            odd = np.empty(len(labels), bool)
-            for k in classes:
-                odd[labels == k] = np.arange((labels == k).sum()) % 2
+            odd = every_other(labels)
             predictions = dict(val=(logits[odd], labels[odd]), test=(logits[~odd], labels[~odd]))
         taus = sorted((i / 20 for i in range(-20, 81)), key=abs)  # of equals, the smallest
         tau = taus[int(np.argmax([accuracies(*predictions['val'], t)['overall'] for t in taus]))]

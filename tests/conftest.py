@@ -6,6 +6,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
+
+import allnc_mm  # noqa: F401  before mmpretrain, so that any test file runs alone
 
 
 @pytest.fixture(scope='session')
@@ -32,6 +35,12 @@ def cifar_root(shared_data) -> Path:
         if done.returncode:
             pytest.fail(f'unpack.py {root} {name} failed: {done.stderr}')
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope():
+    """A runner's default scope outlives it: what a test finds in the registries would depend on those before it."""
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)

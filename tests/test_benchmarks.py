@@ -6,6 +6,7 @@ from pathlib import Path
 import ablation
 import camvid
 import markdown_tables
+import numpy as np
 import protocols
 import pytest
 import softmax_code
@@ -16,7 +17,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 
-from allnc_mm.registry import MODELS
+from allnc_mm.registry import DATASETS, MODELS
 from allnc_mm.visualization.runs import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +130,14 @@ def test_a_second_stage_starts_from_statistics_of_unmixed_images(tmp_path):
     written = torch.load(out / 'epoch_0.pth', weights_only=True)['state_dict']
     assert {name for name, value in written.items() if not torch.equal(value, clean[name])} <= {
         'head.fc.weight', 'head.fc.bias'}
+
+    del cfg.test_dataloader.dataset.val_per_class
+    cfg.dump(config)
+    protocols.tau_norm(config, stage1, out)
+    chosen, rest = Config.fromfile(out / 'config.py').val_dataloader.dataset, cfg.test_dataloader.dataset
+    chosen, rest = (DATASETS.build(data).get_gt_labels() for data in (chosen, rest))
+    halves = np.bincount(rest) // 2
+    assert len(halves) == 10 and np.array_equal(np.bincount(chosen), halves)
 
 
 @pytest.mark.parametrize('name', protocols.SECOND_STAGE)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -114,11 +115,24 @@ def test_without_cuda_amp_is_bfloat16(monkeypatch):
 def test_without_cuda_processes_get_no_device_ids_and_no_syncbn(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
-    cfg = launch_config(launcher='pytorch', model_wrapper_cfg=dict(find_unused_parameters=True))
+    given = dict(type='X', find_unused_parameters=True, device_ids=[0])
+    cfg = launch_config(launcher='pytorch', model_wrapper_cfg=given)
     compat.cpu_launch(cfg)
-    assert cfg.model_wrapper_cfg == dict(type='MMDistributedDataParallel', find_unused_parameters=True, device_ids=None)
+    assert cfg.model_wrapper_cfg == dict(type='X', find_unused_parameters=True, device_ids=None)
     assert cfg.model.norm_cfg == dict(type='BN') and cfg.model.heads[0].norm_cfg == dict(type='BN', eps=1e-3)
     assert 'SyncBN needs GPUs' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('settings', [{}, dict(model_wrapper_cfg=None)])
+@pytest.mark.parametrize('unused', [False, True])
+def test_without_cuda_the_wrapper_is_mmengines_own(monkeypatch, settings, unused):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    settings = dict(settings, find_unused_parameters=True) if unused else settings
+    cfg = launch_config(launcher='pytorch', **settings)
+    compat.cpu_launch(cfg)
+    assert cfg.model_wrapper_cfg == dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+                                         find_unused_parameters=unused, device_ids=None)
 
 
 def test_with_cuda_nothing_changes(monkeypatch):
@@ -268,7 +282,6 @@ def test_other_code_may_still_load_what_it_trusts(tmp_path):
 
 # ---------- atomic checkpoints
 def test_a_write_that_does_not_finish_leaves_the_former_file(tmp_path, monkeypatch):
-    from mmengine.fileio import LocalBackend
     path = tmp_path / 'new' / 'epoch_1.pth'
     LocalBackend().put(b'old', path)
     monkeypatch.setattr(os, 'replace', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -280,15 +293,20 @@ def test_a_write_that_does_not_finish_leaves_the_former_file(tmp_path, monkeypat
     assert path.read_bytes() == b'new' and os.listdir(path.parent) == ['epoch_1.pth']
 
 
-def test_the_former_checkpoint_is_removed_after_the_new_one_is_written(tmp_path, monkeypatch):
-    from mmengine.fileio import LocalBackend
+def kept_at_each_write(folder, monkeypatch):
+    """A list that gets the checkpoints in a folder whenever a further one is about to be written."""
     kept, put = [], LocalBackend.put
 
     def spy(self, obj, filepath):
-        kept.append(sorted(path.name for path in tmp_path.glob('*.pth')))
+        kept.append(sorted(path.name for path in folder.glob('*.pth')))
         put(self, obj, filepath)
 
     monkeypatch.setattr(LocalBackend, 'put', spy)
+    return kept
+
+
+def test_the_former_checkpoint_is_removed_after_the_new_one_is_written(tmp_path, monkeypatch):
+    kept = kept_at_each_write(tmp_path, monkeypatch)
     runner = make_runner(tmp_path, 'kept', epochs=3, default_hooks=dict(
         checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)))
     runner.train()
@@ -296,3 +314,16 @@ def test_the_former_checkpoint_is_removed_after_the_new_one_is_written(tmp_path,
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_3.pth']
     hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
     assert isinstance(hook.file_backend, LocalBackend)
+
+
+def test_the_former_best_checkpoint_is_removed_after_the_new_one_is_written(tmp_path, monkeypatch):
+    kept = kept_at_each_write(tmp_path, monkeypatch)
+    runner = make_runner(tmp_path, 'best', default_hooks=dict(
+        checkpoint=dict(type='CheckpointHook', interval=100, save_best='score', rule='greater')))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    hook.before_train(runner)
+    for epoch, score in ((1, 0.1), (2, 0.3), (2, 0.5)):  # the last one under the name of the one before
+        runner.train_loop._epoch = epoch
+        hook._save_best_checkpoint(runner, dict(score=score))
+    assert kept == [[], ['best_score_epoch_1.pth'], ['best_score_epoch_2.pth']]
+    assert [path.name for path in tmp_path.glob('best_*.pth')] == ['best_score_epoch_2.pth']

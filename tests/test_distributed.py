@@ -130,11 +130,38 @@ def class_mean_features(rows):
     return out
 
 
+CONTRASTS = {
+    'supcon': dict(type='SupConLoss'),
+    'supcon, balanced': dict(type='SupConLoss', balanced=True),
+    'proco': dict(type='ProCoLoss', num_classes=K, dim=16),
+}
+
+
+def contrasts(name, rows):
+    """Losses, gradients and buffers of some steps of a contrastive loss on the given samples, two views each."""
+    torch.manual_seed(0)
+    trunk, loss = nn.Linear(8, 16), MODELS.build(CONTRASTS[name])
+    if name == 'proco':
+        loss.set_class_counts(COUNTS)
+    model = nn.parallel.DistributedDataParallel(trunk) if dist.is_initialized() else trunk
+    prototypes = torch.randn(K, 16, generator=torch.Generator().manual_seed(9)) if 'balanced' in name else None
+    out = []
+    for step in range(STEPS):
+        inputs = torch.randn(2, len(LABELS), 8, generator=torch.Generator().manual_seed(step))[:, rows].flatten(0, 1)
+        given = {} if prototypes is None else dict(prototypes=prototypes)
+        value = loss(model(inputs), LABELS[rows].repeat(2), num_classes=K, num_views=2, **given)
+        trunk.zero_grad()
+        value.backward()
+        out.append((value.item(), trunk.weight.grad.clone(), {k: v.clone() for k, v in loss.state_dict().items()}))
+    return out
+
+
 def worker(rank, address, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=address, rank=rank, world_size=RANKS)
     results = {name: run(scenario, PARTS[rank]) for name, scenario in SCENARIOS.items()}
-    torch.save(dict(results=results, functions=functions(rank), cmf=class_mean_features(PARTS[rank])),
+    torch.save(dict(results=results, functions=functions(rank), cmf=class_mean_features(PARTS[rank]),
+                    contrasts={name: contrasts(name, PARTS[rank]) for name in CONTRASTS}),
                f'{folder}/{rank}.pt')
     dist.barrier()
     dist.destroy_process_group()
@@ -194,6 +221,17 @@ def test_two_ranks_have_the_class_mean_features_of_one(ranks):
         assert not first[2][2].any()  # class 2 is on no rank
     local = class_mean_features(PARTS[0])[0][2]
     assert not torch.allclose(local, ranks[0]['cmf'][0][2], atol=1e-2)  # they are not those of the rank's own rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CONTRASTS)
+def test_contrastive_losses_of_two_ranks_are_those_of_one(ranks, name):
+    for first, second, one in zip(*(rank['contrasts'][name] for rank in ranks), contrasts(name, list(range(8)))):
+        assert (first[0] + second[0]) / 2 == pytest.approx(one[0], rel=1e-5)
+        torch.testing.assert_close(first[1], one[1], rtol=1e-4, atol=1e-6)
+        for key, value in one[2].items():
+            torch.testing.assert_close(first[2][key], value, rtol=1e-5, atol=1e-6)
+            assert torch.equal(first[2][key], second[2][key])
 
 
 def test_one_process_is_left_alone():

@@ -92,6 +92,6 @@ def test_main_job_runs(config, name, ranks, tmp_path):
     if config.startswith('allnc'):
         names = {'loss_uniform', 'loss_rebalanced', 'loss_hycon', 'loss_p2p', 'std_cos_means', 'std_cos_w'}
         assert names <= set(steps[0])
-        assert [s['eta'] for s in steps] == [1.0, 0.75][:iterations]
+        assert [s['gbbn_eta'] for s in steps] == [1.0, 0.75][:iterations]
     assert any('long_tail/overall' in s for s in scalars)
     assert (work_dir / f'iter_{iterations}.pth').exists()

@@ -131,7 +131,9 @@ def readable_errors():
     try:
         yield
     except Exception as error:
-        if not _is_deliberate(error):
+        # Runner.call_hook raises the TypeErrors of hooks anew
+        if not _is_deliberate(error) and not (isinstance(error, TypeError) and error.__context__ is not None
+                                              and _is_deliberate(error.__context__)):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f'{type(error).__name__}: {" ".join(str(message).split())}', file=sys.stderr)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from rich.markup import escape
 from rich.table import Table
 
 from ..fileio import whole_file
@@ -140,7 +141,7 @@ def stats_table(stats: ClassStats) -> Table:
         if len(order) <= SHOWN or place < SHOWN // 2 or place >= len(order) - SHOWN // 2:
             bar = '█' * max(round(24 * counts[k] / counts.max()), int(counts[k] > 0))
             name = stats.classes[k] if stats.classes[k] == str(k) else f'{k} {stats.classes[k]}'
-            table.add_row(name, f'{counts[k]:,}', f'{100 * counts[k] / counts.sum():.3g} %', group_of[k], bar)
+            table.add_row(escape(name), f'{counts[k]:,}', f'{100 * counts[k] / counts.sum():.3g} %', group_of[k], bar)
     return table
 
 

@@ -3,6 +3,7 @@ import json
 import math
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from ..fileio import whole_file
@@ -43,7 +44,7 @@ def comparison_table(runs: list[Run]) -> Table:
     table = Table(title='Best of each row in bold', title_style='dim', title_justify='left')
     table.add_column('')
     for run in runs:
-        table.add_column(run.label, justify='right', overflow='fold')
+        table.add_column(escape(run.label), justify='right', overflow='fold')
     table.add_column('ideal', justify='right', style='dim')
     for name, words, best, distance, form in rows:
         values = [run.metrics[name] for run in runs]

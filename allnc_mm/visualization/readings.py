@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from ..version import __version__
@@ -196,7 +197,7 @@ def report_table(runs: Sequence[Run]) -> Table:
     table = Table(title=title, title_style='dim', title_justify='left')
     table.add_column('')
     for run in runs:
-        table.add_column(run.label, justify='right', overflow='fold')
+        table.add_column(escape(run.label), justify='right', overflow='fold')
     table.add_column('ideal', justify='right', style='dim')
     sections = (('Accuracy in the test, %', ACCURACY), ('Calibration, points of percent', CALIBRATION), *COLLAPSE)
     for title, rows in sections:

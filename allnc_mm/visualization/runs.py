@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
+from rich.markup import escape
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -392,7 +393,7 @@ def evaluate_checkpoint(config: str,
     weight, bias = (None if part is None else part.detach().cpu().double() for part in extract.map)
 
     def batches(loader, what, predict=False):
-        task = progress.add_task(f'{label}: {what}', total=len(loader)) if progress else None
+        task = progress.add_task(escape(f'{label}: {what}'), total=len(loader)) if progress else None
         for batch in loader:
             yield (batch, *extract(batch, predict))
             if progress:

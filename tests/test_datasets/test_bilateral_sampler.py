@@ -182,11 +182,38 @@ def test_class_without_images():
 
 
 def test_labels_are_needed():
-    with pytest.raises(TypeError, match='list has neither get_gt_labels'):
+    with pytest.raises(TypeError, match='BilateralSampler needs one integer label per sample, but list gives none by'):
         build([1, 2, 3])
+    several = Labels([2, 2])
+    several.labels = [[0], [0, 1], [1], [1]]
+    with pytest.raises(TypeError, match='but Labels gives none by get_gt_labels.*hard labels'):
+        build(several)
     dataset = Labels([2, 2])
     dataset.labels = np.zeros((4, 2), int)
     with pytest.raises(TypeError, match=r'one integer label per sample, .* shape \(4, 2\)'):
         build(dataset)
     with pytest.raises(ValueError, match='run from 0 to 2, but its metainfo names 2 classes'):
         build(Labels([1, 1, 1], num_per_class=[1, 1]))
+
+
+@pytest.mark.parametrize('size', [275, 276])
+def test_the_ranks_share_one_stream_whatever_the_size(monkeypatch, size):
+    """Also where the ranks do not divide the images: over several passes the draws are those of one process."""
+    dataset = Labels([size - 60, 40, 20])
+    single = build(dataset, 16)
+    passes = [next(p) for p in [single._partners()] for _ in range(3)]
+    streams = []
+    for rank in range(2):
+        as_rank(monkeypatch, rank, 2)
+        draws = build(dataset, 8)._partners()
+        streams.append(np.concatenate([next(draws) for _ in range(3)]))
+    together = np.concatenate(passes)
+    assert streams[0].tolist() == together[0::2].tolist() and streams[1].tolist() == together[1::2].tolist()
+
+
+def test_what_would_hang_or_train_nothing_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match='leaves no batch: there are 10 images a rank and batch_size is 16'):
+        build(Labels([5, 5]), 16, drop_last=True)
+    as_rank(monkeypatch, 0, 2)
+    with pytest.raises(ValueError, match='sampler has round_up=False; set train_dataloader.sampler.round_up=True'):
+        BilateralSampler(DefaultSampler(Labels([5, 6]), shuffle=True, seed=0, round_up=False), 4)

@@ -225,12 +225,13 @@ def test_batches_depend_on_seed_epoch_and_indices_alone():
     assert first['inputs'].shape == (8, *first['inputs'].shape[1:]) and first['inputs'].dtype == torch.float32
     labels = torch.cat([sample.gt_label for sample in first['data_samples']])
     assert labels.tolist() == dataset.get_gt_labels()[[3, 3, 5, 9]].tolist() * 2
+    assert not torch.equal(*first['inputs'].chunk(2))  # the views of a batch differ
     inputs(1, [1, 2])
     assert torch.equal(first['inputs'], inputs(0, [3, 3, 5, 9])['inputs'])
     assert not torch.equal(first['inputs'], inputs(1, [3, 3, 5, 9])['inputs'])
     assert not torch.equal(first['inputs'], inputs(0, [3, 3, 5, 9], seed=1)['inputs'])
     draws_of_3 = torch.cat([inputs(e, [3, 3])['inputs'] for e in range(5)])
-    assert len({tuple(x.flatten().tolist()) for x in draws_of_3}) > 4  # draws of one image differ, views too
+    assert len({tuple(x.flatten().tolist()) for x in draws_of_3}) > 4  # draws of one image differ
     assert preprocessor.batch_augments is model.batch_augments
     batch = dict(inputs=torch.zeros(2, 1, 8, 8), data_samples=None)
     assert torch.equal(model(batch)['inputs'], preprocessor(batch)['inputs'])  # a validation batch
@@ -245,7 +246,7 @@ def test_hook_needs_images_in_memory():
     loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
     loader = SimpleNamespace(dataset=[1])
     with pytest.raises(TypeError, match='in memory'):
-        DeviceAugmentationHook().before_train(SimpleNamespace(train_loop=loop, train_dataloader=loader))
+        DeviceAugmentationHook().before_train(SimpleNamespace(train_loop=loop, train_dataloader=loader, hooks=[]))
 
 
 def test_hook_refuses_a_draw_that_all_views_share():
@@ -260,4 +261,4 @@ def test_hook_refuses_a_draw_that_all_views_share():
     dataset = DigitsLT(imb_factor=10, pipeline=[crop, views, dict(type='PackInputs')])
     with pytest.raises(ValueError, match='RandomCrop before MultiView is one for all views; move it'):
         DeviceAugmentationHook().before_train(
-            SimpleNamespace(train_loop=loop, train_dataloader=SimpleNamespace(dataset=dataset)))
+            SimpleNamespace(train_loop=loop, train_dataloader=SimpleNamespace(dataset=dataset), hooks=[]))

@@ -169,3 +169,16 @@ def test_clean_bn_refuses():
 def test_device_augmentation_refuses():
     with pytest.raises(ValueError, match='by_epoch=True'):
         DeviceAugmentationHook().before_train(SimpleNamespace(train_loop=object()))
+
+
+def test_device_augmentation_refuses_a_recipe_that_changes(tmp_path):
+    switch = dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=2, batch_augments=None)])
+    with pytest.raises(ValueError, match='SwitchRecipeHook changes pipeline and batch augmentation'):
+        run(tmp_path, [dict(type='DeviceAugmentationHook'), switch], Watch())
+
+
+def test_statistics_are_cleaned_once_after_the_last_epoch(tmp_path, monkeypatch):
+    epochs = []
+    monkeypatch.setattr('allnc_mm.engine.hooks.clean_bn_hook.update_bn_stats', lambda *args, **kwargs: epochs.append(1))
+    run(tmp_path, [dict(type='CleanBNHook')], Watch())
+    assert len(epochs) == 1

@@ -1,5 +1,6 @@
 import os
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,3 +152,23 @@ def test_all_ranks_stop_together(tmp_path, monkeypatch):
     outcomes = [(tmp_path / f'rank{rank}.txt').read_text() for rank in range(2)]
     assert outcomes[0] == outcomes[1]  # the same iteration, the same words
     assert 'in iteration 2, in: loss_b, loss.' in outcomes[0]
+
+
+def test_an_infinite_gradient_is_caught_before_an_iteration_is_saved(tmp_path):
+    runner = make_runner(tmp_path, Astray(step=4, gradient_only=True), interval=1000, by_epoch=False, save=2)
+    with pytest.raises(FloatingPointError, match='weights became NaN or infinite by iteration 4'):
+        runner.train()
+    assert saved(tmp_path) == ['iter_2.pth']
+
+
+@pytest.mark.parametrize('gradient_only', [False, True])
+def test_a_validation_looks_first(gradient_only):
+    """CheckpointHook may save the best model after it."""
+    hook, model = FiniteLossHook(interval=1000), Astray()
+    runner = SimpleNamespace(iter=0, model=model, hooks=[])
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0 if gradient_only else float('nan'))))
+    if gradient_only:
+        model.fc.weight.data.fill_(float('inf'))
+    with pytest.raises(FloatingPointError, match=f'iteration 1, in: {"fc.weight" if gradient_only else "loss"}'):
+        hook.before_val(runner)

@@ -1,17 +1,23 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.datasets import KFoldDataset
 
+from allnc_mm.datasets import DigitsLT
+from allnc_mm.engine.hooks import CleanBNHook, GBBNHook
 from allnc_mm.engine.hooks.class_counts_hook import check_same_classes, num_per_class
 from allnc_mm.functional import gbbn_eta, sampling_distribution
 
 COUNTS = [100, 64, 41, 27, 17, 11, 7, 4, 3, 2]  # of DigitsLT: 276 images, 3 iterations of 128 an epoch
 
+COUNTS_ALONE = dict(_delete_=True, counts=dict(type='ClassCountsHook'))
 PLAIN = {'model.type': 'ImageClassifier', 'model.data_preprocessor': dict(type='ClsDataPreprocessor')}
 
 
@@ -25,7 +31,7 @@ class RecordEta(Hook):
         self.seen.clear()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.seen.append((runner.iter, runner.model.head.eta.item(), outputs['eta'].item()))
+        self.seen.append((runner.iter, runner.model.head.eta.item(), outputs['gbbn_eta'].item()))
 
 
 def runner(work_dir, name, epochs=4, **changes):
@@ -51,7 +57,7 @@ def runner(work_dir, name, epochs=4, **changes):
         custom_hooks=[dict(type='RecordEta')],
         randomness=dict(seed=0),
         log_level='ERROR'))
-    cfg.merge_from_dict(changes)
+    cfg.merge_from_dict(copy.deepcopy(changes))  # which takes the marks _delete_ away
     return Runner.from_cfg(cfg)
 
 
@@ -150,6 +156,11 @@ STOCK = dict(type='LinearClsHead', num_classes=10, in_channels=16, _delete_=True
     ({'model.head.loss_rebalanced': dict(type='LogitAdjustedLoss', num_per_class=[1] * 10)},
      '`num_per_class` of LogitAdjustedLoss is .*remove it from the config'),
     ({'default_hooks.gbbn.gamma': 0.0}, 'Expected `gamma` to be positive'),
+    ({'model.mixture': dict(type='MixtureViews'), 'train_dataloader.batch_size': 25,
+      'model.head.hycon': dict(type='HyConLoss', positives=['mean']), 'model.head.proj_channels': 8,
+      'model.head.projector': dict(type='NonLinearNeck', in_channels=16, hid_channels=8, out_channels=8,
+                                   with_avg_pool=False, norm_cfg=dict(type='BN1d'))},
+     r'last batch of an epoch is one mixed image \(276 images a rank, batch_size=25\).*drop_last=True'),
 ])
 def test_what_does_not_fit_stops_before_the_first_iteration(tmp_path, changes, message):
     RecordEta.seen.clear()
@@ -191,3 +202,98 @@ def test_a_validation_with_other_classes(tmp_path):
         batch_size=8, dataset=digits, sampler=dict(type='DefaultSampler', shuffle=False)))
     with pytest.raises(ValueError, match='classes of the validation set'):
         run.train()
+
+
+FLIP = dict(type='RandomFlip', prob=0.5)
+VIEWS = [dict(type='MultiView', num_views=[2], transforms=[[FLIP]]), dict(type='PackInputs')]
+
+
+@pytest.mark.parametrize('views, changes', [(1, {'model.num_views': 2}),
+                                            (2, {'train_dataloader.dataset.pipeline': VIEWS})])
+@pytest.mark.parametrize('whole', [False, True])
+def test_views_of_pipeline_and_model_are_as_many(tmp_path, views, changes, whole):
+    """Otherwise natural images would be taken for views of their partners, without a word."""
+    hooks = [dict(type='DeviceAugmentationHook')] if whole else []
+    with pytest.raises(ValueError, match=f'trains on num_views={3 - views} views.*the pipeline yields {views}'):
+        runner(tmp_path, f'views-{views}-{whole}', **changes, custom_hooks=hooks).train()
+
+
+def test_views_of_a_head(tmp_path):
+    head = dict(_delete_=True, type='ContrastiveClsHead', num_views=3, contrast=dict(type='SupConLoss'),
+                classifier=dict(type='LinearClsHead', num_classes=10, in_channels=16),
+                projector=dict(type='LinearNeck', in_channels=16, out_channels=8, gap_dim=0))
+    changes = {'model.type': 'ImageClassifier', 'model.head': head, 'train_dataloader.batch_sampler': None,
+               'model.data_preprocessor': dict(type='MultiViewDataPreprocessor'), 'default_hooks': COUNTS_ALONE,
+               'custom_hooks': [], 'train_dataloader.batch_size': 12, 'train_dataloader.dataset.pipeline': VIEWS}
+    with pytest.raises(ValueError, match='trains on num_views=3 views.*the pipeline yields 2'):
+        runner(tmp_path, 'views-of-head', **changes).train()
+
+
+def labels_of(dataset):
+    return [dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))]
+
+
+def test_counts_below_wrappers_are_what_is_seen():
+    first, second = DigitsLT(n_max=40, imb_factor=10), DigitsLT(n_max=20, imb_factor=2)
+    both = ConcatDataset([first, second], ignore_keys=['num_per_class', 'imb_factor'])
+    assert num_per_class(both) == [a + b for a, b in zip(first.num_per_class, second.num_per_class)]
+    assert first.metainfo['num_per_class'] == list(first.num_per_class)
+    balanced = ClassBalancedDataset(first, oversample_thr=0.1)
+    assert num_per_class(balanced) == np.bincount(labels_of(balanced)).tolist() != list(first.num_per_class)
+    assert num_per_class(RepeatDataset(first, 3)) == list(first.num_per_class)  # all alike
+    fold = KFoldDataset(dict(type='DigitsLT', n_max=40, imb_factor=10), num_splits=4, seed=1)
+    assert num_per_class(fold) == np.bincount(labels_of(fold), minlength=10).tolist() != list(first.num_per_class)
+
+
+def test_an_adjusted_loss_behind_a_balanced_sampler_removes_the_prior_once(tmp_path):
+    head = dict(_delete_=True, type='LinearClsHead', num_classes=10, in_channels=16,
+                loss=dict(type='LogitAdjustedLoss'))
+    changes = {**PLAIN, 'model.head': head, 'train_dataloader.batch_sampler': None,
+               'default_hooks': COUNTS_ALONE, 'custom_hooks': []}
+    for q, prior in ((0.0, [0.1] * 10), (1.0, [n / sum(COUNTS) for n in COUNTS])):
+        run = runner(tmp_path, f'balanced-{q}', 1, **changes,
+                     **{'train_dataloader.sampler': dict(_delete_=True, type='ClassBalancedSampler', q=q)})
+        run.train()
+        assert run.model.head.loss_module.log_prior.exp().tolist() == pytest.approx(prior)
+
+
+def test_a_loss_that_comes_later_is_served(tmp_path):
+    """mmpretrain's SwitchRecipeHook: cross-entropy first, then logit adjustment."""
+    head = dict(_delete_=True, type='LinearClsHead', num_classes=10, in_channels=16)
+    switch = dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=2, loss=dict(type='LogitAdjustedLoss'))])
+    run = runner(tmp_path, 'later', 2, custom_hooks=[switch], **PLAIN, **{
+        'model.head': head, 'train_dataloader.batch_sampler': None, 'default_hooks': COUNTS_ALONE})
+    run.train()
+    assert run.model.head.loss_module.log_prior.exp().tolist() == pytest.approx([n / sum(COUNTS) for n in COUNTS])
+
+
+def test_proco_needs_to_know_the_epochs(tmp_path):
+    head = dict(_delete_=True, type='ContrastiveClsHead', num_views=2,
+                contrast=dict(type='ProCoLoss', num_classes=10, dim=16),
+                classifier=dict(type='LinearClsHead', num_classes=10, in_channels=16),
+                projector=dict(type='LinearNeck', in_channels=16, out_channels=16, gap_dim=0))
+    changes = {'model.type': 'ImageClassifier', 'model.head': head, 'train_dataloader.batch_sampler': None,
+               'model.data_preprocessor': dict(type='MultiViewDataPreprocessor'), 'default_hooks': COUNTS_ALONE,
+               'train_dataloader.dataset.pipeline': VIEWS}
+    with pytest.raises(ValueError, match=r"forgets older epochs.*add custom_hooks=\[dict\(type='EpochStartHook'\)\]"):
+        runner(tmp_path, 'proco', **changes, custom_hooks=[]).train()
+    iterations = {'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=5),
+                  'train_dataloader.sampler': dict(type='InfiniteSampler', shuffle=True)}
+    with pytest.raises(ValueError, match='EpochStartHook.*IterBasedTrainLoop; set train_cfg.by_epoch=True'):
+        hook = dict(type='EpochStartHook')
+        runner(tmp_path, 'proco-iterations', **changes, **iterations, custom_hooks=[hook]).train()
+
+
+def test_early_stopping_is_warned_of(tmp_path, monkeypatch):
+    said = []
+    for hook in ('gbbn_hook', 'clean_bn_hook'):
+        monkeypatch.setattr(f'allnc_mm.engine.hooks.{hook}.print_log', lambda text, **kwargs: said.append(text))
+    stop = dict(type='EarlyStoppingHook', monitor='accuracy')
+    runner(tmp_path, 'early', 1, custom_hooks=[dict(type='CleanBNHook')]).train()
+    assert not said
+    run = runner(tmp_path, 'early2', 1, custom_hooks=[dict(type='CleanBNHook'), stop])
+    run._train_loop = run.build_train_loop(run._train_loop)
+    for hook in run.hooks:
+        if isinstance(hook, (GBBNHook, CleanBNHook)):
+            hook.before_train(run)
+    assert [text.split()[0] for text in said] == ['EarlyStoppingHook', 'CleanBNHook']

@@ -3,6 +3,7 @@ import math
 import random
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_data_without_augmentation():
     assert np.bincount(labels[chosen]).tolist() == [min(n, 7) for n in dataset.num_per_class]
     assert len(set(subset.indices)) == len(subset) and subset.indices == stratified(dataset, 7, 0).indices
     assert subset.indices != stratified(dataset, 7, 1).indices
-    with pytest.raises(TypeError, match='set max_per_class=None'):
+    with pytest.raises(TypeError, match=r'\(max_per_class=7; None takes all images\) needs one integer label'):
         stratified([0, 1], 7, 0)
 
 
@@ -176,3 +177,8 @@ def test_device_augmentation_leaves_the_measures_alone(tmp_path, validation):
         first.append(curves(tmp_path / name)[0])
     assert first[0]['step'] == 0 and first[0][f'{PREFIX}nc1'] > 0
     assert first[0] == pytest.approx(first[1], rel=1e-4)
+
+
+def test_epochs_need_an_epoch_based_loop(tmp_path):
+    with pytest.raises(ValueError, match='counts epochs, but the training loop is object; set by_epoch=False'):
+        NeuralCollapseHook().before_train(SimpleNamespace(train_loop=object()))

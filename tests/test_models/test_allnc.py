@@ -100,7 +100,7 @@ def test_branches_read_their_halves(num_views, share, eta):
         rebalanced.append(logit_adjusted_cross_entropy(head.fc(view[4:]), y[4:], LOG_PRIOR).mean())
     torch.testing.assert_close(losses['loss_uniform'], eta * sum(uniform) / num_views)
     torch.testing.assert_close(losses['loss_rebalanced'], (1 - eta) * sum(rebalanced) / num_views)
-    assert losses['eta'].item() == pytest.approx(eta)
+    assert losses['gbbn_eta'].item() == pytest.approx(eta)
 
 
 def test_without_bilateral_batches_every_row_serves_both_branches():
@@ -193,6 +193,32 @@ def test_p2p_takes_clean_means_and_leaves_the_rest_to_the_mixture():
     losses = head.loss((z, ), samples(), soft_labels=soft, clean=(clean, labels))
     torch.testing.assert_close(losses['loss_p2p'], p2p_loss(class_means(clean, labels, K)[0], head.fc.weight))
     torch.testing.assert_close(losses['loss_uniform'], F.cross_entropy(head.fc(z), soft))
+
+
+def test_clean_means_of_a_cosine_classifier_are_directions():
+    head = build_head(p2p=P2P, momentum=0, temperature=0.1)
+    z, soft, labels = features(), torch.rand(8, K).softmax(1), torch.tensor([0, 1, 2, 3, 4, 4])
+    clean = features(6) * 2 - 1
+    one, two = (head.loss((z, ), samples(), soft_labels=soft, clean=(clean * scale, labels))['loss_p2p']
+                for scale in (torch.ones(6, 1), torch.tensor([1.0, 2, 3, 4, 5, 6])[:, None]))
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize('feats, found', [(torch.zeros(8, DIM, 2, 2), r'\(8, 16, 2, 2\)'),
+                                          (torch.zeros(8, 3), r'\(8, 3\)'), ((torch.zeros(8, DIM), ), 'tuple')])
+def test_features_of_another_shape(feats, found):
+    with pytest.raises(ValueError, match=rf'in_channels=16.*neck is {found}; set in_channels, or a neck that pools'):
+        build_head().loss((feats, ), samples())
+
+
+def test_a_dead_feature_has_no_large_gradient():
+    """A row of zeros has no direction; without the stop-gradient it is a part of its class mean."""
+    head = build_head(hycon=dict(HYCON, positives=['mean'], stop_gradient=False), momentum=0)
+    z = features()
+    z[0] = 0
+    z.requires_grad_()
+    head.loss((z, ), samples())['loss_hycon'].backward()
+    assert z.grad.isfinite().all() and z.grad.abs().max() < 1
 
 
 def test_classifier_terms_alone_need_no_means():
@@ -304,7 +330,7 @@ def test_training_step(name, num_views):
     logged = step(model, batch(num_views))
     assert logged['loss'] == pytest.approx(sum(v for k, v in logged.items() if k.startswith('loss_')), rel=1e-5)
     assert all(math.isfinite(v) for v in logged.values()), logged
-    assert {'loss_uniform', 'loss_rebalanced', 'eta', 'cos_mean_w', 'std_cos_w'} <= set(logged)
+    assert {'loss_uniform', 'loss_rebalanced', 'gbbn_eta', 'cos_mean_w', 'std_cos_w'} <= set(logged)
     head = SWITCHES[name].get('head', {})
     assert ('loss_hycon' in logged) == ('hycon' in head) and ('loss_p2p' in logged) == ('p2p' in head)
     assert any(not torch.equal(v, before[k]) for k, v in model.named_parameters() if k.startswith('backbone'))
@@ -324,6 +350,11 @@ def test_the_mixture_halves_the_images_and_clean_means_add_one_view(num_views):
     model.loss(**model.data_preprocessor(data, True))
     first = data['inputs'] if num_views == 1 else data['inputs'][0]
     assert torch.equal(seen[-1][-4:], first[:4].float())  # the natural half of the first view, unmixed
+
+    given = []
+    model.head.loss = lambda feats, samples, **kwargs: given.append(kwargs['clean']) or {}
+    model.loss(**model.data_preprocessor(batch(num_views), True))
+    assert given[0][1].tolist() == LABELS[:4] and len(given[0][0]) == 4  # and its labels
 
 
 def test_shared_halves_train_both_branches():
@@ -450,7 +481,8 @@ def test_sampling_priors():
     (dict(num_classes=1), 'Expected `num_classes` >= 2, but got 1'),
     (dict(predict_head='both'), r"`predict_head` to be one of \('rebalanced', 'mean', 'uniform'\), but got 'both'"),
     (dict(predict_head='mean'), "`predict_head='mean'` needs two classifiers: set share_classifier=False"),
-    (dict(temperature=0), 'Expected `temperature` to be positive, but got 0; 1 / 30 is usual, None is a linear'),
+    (dict(temperature=0), 'Expected `temperature` to be positive, but got 0; 0.033 is usual, None is a linear'),
+    (dict(temperature='1/30'), "Expected `temperature` to be positive, but got '1/30'; 0.033 is usual"),
     (dict(temperature=float('nan')), 'Expected `temperature`'),
     (dict(temperature=0.1, share_classifier=False, predict_head='mean'), 'mean of two cosine classifiers is none'),
     (dict(hycon=HYCON, projector=PROJECTOR), '`projector` and `proj_channels`.*go together'),

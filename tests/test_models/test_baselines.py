@@ -93,8 +93,23 @@ def test_class_balanced_focal_loss():
     torch.testing.assert_close(plain.double(), per_sample.mean(), rtol=1e-5, atol=1e-6)
     loss = build(dict(type='ReweightedLoss', normalize=False, loss=focal))
     torch.testing.assert_close(loss(LOGITS, LABELS).double(), (CB[LABELS] * per_sample).mean(), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match='FocalLoss.*needs integer labels'):
-        loss(LOGITS, SOFT)
+    of_each_label = torch.stack([loss(LOGITS, torch.full((6, ), k)) for k in range(4)])  # their means over the samples
+    torch.testing.assert_close(loss(LOGITS, SOFT[:1].expand(6, 4)), SOFT[0] @ of_each_label)
+
+
+def test_focal_loss_of_a_mixture_is_the_mixture_of_focal_losses():
+    """Its minimiser lies between .5 and the label's .8; that of mmpretrain's loss, given the soft label, beyond it."""
+    focal = dict(type='FocalLoss', gamma=2.0, alpha=0.5, loss_weight=2.0)
+    loss = build(dict(type='ReweightedLoss', beta=0.0, normalize=False, loss=focal), [500, 5])
+    plain, label = build(focal), torch.tensor([[0.8, 0.2]])
+    logits = torch.linspace(-4, 4, 801)[:, None] * torch.tensor([1.0, -1.0])
+    mixed = [loss(row[None], label) for row in logits]
+    expected = [0.8 * plain(row[None], torch.tensor([0]), avg_factor=1)
+                + 0.2 * plain(row[None], torch.tensor([1]), avg_factor=1) for row in logits]
+    torch.testing.assert_close(torch.stack(mixed), torch.stack(expected))
+    best = logits[torch.stack(mixed).argmin(), 0].sigmoid()
+    of_soft = logits[torch.stack([plain(row[None], label, avg_factor=1) for row in logits]).argmin(), 0].sigmoid()
+    assert 0.5 < best < 0.8 < of_soft
 
 
 def test_the_divisor_is_that_of_all_ranks(monkeypatch):
@@ -147,6 +162,18 @@ def test_proco_against_a_loop_over_two_epochs():
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(*(torch.autograd.grad(x, z)[0] for x in (found, expected)), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(loss.unseen.norm(dim=1), torch.full((4, ), 0.9))
+
+
+def test_features_that_overflow_do_not_stay_in_the_distributions():
+    loss, z = build(dict(type='ProCoLoss', num_classes=4, dim=16)), torch.randn(6, 16)
+    loss(z, LABELS)
+    before = loss.sums.clone(), loss.counts.clone()
+    spoilt = torch.where(LABELS[:, None] == 1, torch.nan, z)
+    loss(spoilt, LABELS)
+    rows = torch.arange(4) != 1
+    assert torch.equal(loss.sums[1], before[0][1]) and torch.equal(loss.counts[1], before[1][1])
+    torch.testing.assert_close(loss.counts[rows], 2 * before[1][rows])
+    assert loss.sums.isfinite().all()
 
 
 def test_proco_resumes_with_its_distributions():

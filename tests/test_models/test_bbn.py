@@ -72,10 +72,10 @@ def test_loss_against_the_formula(eta):
     log_prob = logits.log_softmax(dim=1)
     first = -sum(log_prob[i, LABELS[i]] for i in range(4)) / 4
     second = -sum(log_prob[i, LABELS[4 + i]] for i in range(4)) / 4
-    assert list(losses) == ['loss_uniform', 'loss_rebalanced', 'eta']
+    assert list(losses) == ['loss_uniform', 'loss_rebalanced', 'gbbn_eta']
     torch.testing.assert_close(losses['loss_uniform'], eta * first)
     torch.testing.assert_close(losses['loss_rebalanced'], (1 - eta) * second)
-    assert losses['eta'].item() == pytest.approx(eta)
+    assert losses['gbbn_eta'].item() == pytest.approx(eta)
 
 
 def test_one_pass_of_the_trunk_and_half_a_batch_for_each_branch():
@@ -145,7 +145,7 @@ def test_a_loss_keeps_its_eta_when_the_hook_sets_the_next():
     losses = head.loss((features, ), samples(LABELS))
     head.set_eta(0.0)
     (losses['loss_uniform'] + losses['loss_rebalanced']).backward()
-    assert losses['eta'].item() == pytest.approx(0.6)
+    assert losses['gbbn_eta'].item() == pytest.approx(0.6)
     assert features.grad[:, :16].abs().sum() > 0
 
 

@@ -129,7 +129,7 @@ def test_all_parts_in_every_head(head):
                   center=dict(channels=6, embed_dims=12))
     losses, grads = step(model, *batch(num=4))
     names = {k.split('.')[-1] for k in losses}
-    assert {'loss_ce', 'loss_rebalanced', 'loss_hycon', 'loss_p2p', 'loss_center', 'eta'} <= names
+    assert {'loss_ce', 'loss_rebalanced', 'loss_hycon', 'loss_p2p', 'loss_center', 'gbbn_eta'} <= names
     assert all(g is not None for g in grads.values())
 
 

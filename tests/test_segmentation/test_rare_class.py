@@ -314,7 +314,7 @@ def test_training_with_all_parts_and_exact_resume(root, tmp_path):
     whole.train()
     seen = list(RecordSeg.seen)
     for i, (losses, rare) in enumerate(seen):
-        assert losses['eta'] == pytest.approx(gbbn_eta(i / 4, 2.0), abs=1e-6)
+        assert losses['gbbn_eta'] == pytest.approx(gbbn_eta(i / 4, 2.0), abs=1e-6)
         assert all(np.isfinite(v) for k, v in losses.items() if 'loss' in k)
         assert rare.shape == (2, 1, 8, 8)
     assert seen[0][0].keys() >= {'decode.loss_ce', 'decode.loss_rebalanced', 'loss_hycon', 'loss_p2p',
@@ -429,7 +429,7 @@ def test_one_batch_for_both_branches(root, tmp_path):
     """bilateral=False, what PixelCountsHook offers to who has no RareClassSampler."""
     run = runner(root, tmp_path, 'both', iters=2, **{'model.bilateral': False, 'train_dataloader.batch_sampler': None})
     run.train()
-    assert [losses['eta'] for losses, _ in RecordSeg.seen] == pytest.approx([1, 0.75])
+    assert [losses['gbbn_eta'] for losses, _ in RecordSeg.seen] == pytest.approx([1, 0.75])
     natural = torch.as_tensor(COUNTS.sum(0) / COUNTS.sum())
     prior = run.model.decode_head.loss_decode[1].loss.log_prior.exp().double()
     torch.testing.assert_close(prior, natural, atol=1e-6, rtol=1e-5)

@@ -1,4 +1,5 @@
 import importlib.util
+import io
 import json
 import math
 import re
@@ -200,6 +201,14 @@ def test_table_marks_the_best():
     assert cells['  the worst class'][:2] == ['[bold]3.0[/]', '[bold]3.0[/]']  # equal
     assert cells['Calibration error of the confidence, %'][:2] == ['12.0', '[bold]11.0[/]']
     assert cells['  cosine between those of the rarest classes'][2] == '-0.111'
+
+
+def test_labels_are_no_markup():
+    from rich.console import Console
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(comparison_table([fake_run('CE [seed 0]', 10, 0), fake_run('AllNC [/x]', 10, 1)]))
+    text = console.export_text()
+    assert 'CE [seed 0]' in text and 'AllNC [/x]' in text
 
 
 @pytest.mark.parametrize('num_classes, num_runs', [(2, 1), (10, 2), (100, 4)])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -218,3 +219,20 @@ def test_command_line(tmp_path):
     done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith('FileNotFoundError: ') and 'Traceback' not in done.stderr
+
+
+def test_images_in_memory_are_rgb_and_those_of_files_bgr(tmp_path):
+    """CIFAR's arrays are RGB; mmpretrain.apis reads a file as BGR."""
+    import mmcv
+    from mmpretrain.apis import ImageClassificationInferencer
+    cfg = config(HEADS['shared'])
+    cfg.test_dataloader.dataset.pipeline = [dict(type='PackInputs')]
+    cfg.data_preprocessor.mean, cfg.data_preprocessor.std = [20.0, 90.0, 200.0], [30.0, 50.0, 70.0]
+    arguments, source = save(tmp_path, cfg)
+    new_config, new_checkpoint = tool.convert(*arguments)
+    rgb = np.random.RandomState(0).randint(0, 256, (16, 16, 3), dtype=np.uint8)
+    mmcv.imwrite(rgb[..., ::-1].copy(), str(tmp_path / 'image.png'))
+    expected = source.test_step(dict(inputs=torch.as_tensor(rgb).permute(2, 0, 1)[None]))[0].pred_score.tolist()
+    inferencer = ImageClassificationInferencer(new_config, pretrained=new_checkpoint, device='cpu')
+    for given in (str(tmp_path / 'image.png'), rgb[..., ::-1].copy()):
+        assert inferencer(given)[0]['pred_scores'].tolist() == pytest.approx(expected, abs=1e-5)

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
 
 from allnc_mm.datasets import DigitsLT
 from allnc_mm.engine import launch
+from allnc_mm.engine.hooks import DeviceAugmentationHook
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / 'tests' / 'data' / 'tiny_digits.py')
@@ -162,6 +165,19 @@ def test_a_missing_file_is_one_line(capsys):
     assert code == 1 and message.count('\n') == 1 and '/no/such/file' in message
 
 
+def test_a_type_error_of_a_hook_is_one_line(capsys):
+    def hook():
+        try:  # as Runner.call_hook does
+            DeviceAugmentationHook().before_train(SimpleNamespace(
+                train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop), hooks=[],
+                train_dataloader=SimpleNamespace(dataset=[1])))
+        except TypeError as error:
+            raise TypeError(f'{error} in {DeviceAugmentationHook}') from None
+
+    code, message = fails(capsys, hook)
+    assert code == 1 and message.startswith('TypeError: DeviceAugmentationHook needs') and message.count('\n') == 1
+
+
 @pytest.mark.parametrize('bug', [
     lambda: [][0], lambda: torch.ones(2) @ torch.ones(3),
     lambda: DigitsLT(size='16'), lambda: json.loads('{'), lambda: Config(dict(a=1)).b])
@@ -209,6 +225,18 @@ def test_train_and_test(tmp_path):
     assert len(predictions) == 500
     agree = sum(int(p['pred_label']) == int(p['gt_label']) for p in predictions) / 5
     assert agree == pytest.approx(validated, abs=2)  # bfloat16 moves a few borderline digits
+    done = run_tool('test', TINY, tmp_path / 'epoch_3.pth', '--work-dir', tmp_path / 'test', '--tta', '--out',
+                    tmp_path / 'tta.pkl')
+    assert done.returncode == 0, done.stderr
+    mirrored = mmengine.load(tmp_path / 'tta.pkl')
+    assert len(mirrored) == 500 and any((a['pred_score'] - b['pred_score']).abs().max() > 1e-3
+                                        for a, b in zip(predictions, mirrored))
+    done = run_tool('test', TINY, tmp_path / 'epoch_3.pth', '--work-dir', tmp_path / 'test', '--interval', 100,
+                    '--show-dir', tmp_path / 'shown')
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / 'shown').glob('*'))) == 5
+    done = run_tool('test', TINY, tmp_path / 'epoch_3.pth', '--out', tmp_path / 'metrics.txt', '--out-item', 'metrics')
+    assert done.returncode == 2 and '--out must end in .pkl or .json or .yaml or .yml' in done.stderr
     done = run_tool('test', TINY, tmp_path / 'epoch_4.pth', '--work-dir', tmp_path / 'test')
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert done.stderr.splitlines()[-1].startswith('FileNotFoundError: ') and 'epoch_4.pth' in done.stderr

@@ -6,8 +6,9 @@ its classifier) is left behind. An ``AllNCHead`` or ``LWSHead`` becomes a ``Line
 ``ArcFaceClsHead`` without margin, and its batch norm a ``LinearNeck``. Trunk and predictions stay the same; that is
 checked before anything is written.
 
-OUT.pth holds weights and class names; OUT.py the model and the test pipeline, for ``mmpretrain.apis``. It needs
-allnc_mm only where the trunk or the pipeline has a part of it.
+OUT.pth holds weights and class names; OUT.py the model and the test pipeline, for ``mmpretrain.apis``, whose images are
+BGR, also where those of the training are RGB in memory (CIFAR). It needs allnc_mm only where the trunk or the pipeline
+has a part of it.
 """
 import argparse
 import os
@@ -58,6 +59,9 @@ def stock_preprocessor(model: nn.Module, cfg: Config) -> dict:
         settings.pop(key, None)
     if type(model.data_preprocessor).__name__ == 'MultiViewDataPreprocessor':
         settings['type'] = 'ClsDataPreprocessor'
+    data = cfg.get('test_dataloader') and cfg.test_dataloader.dataset
+    if data and not any('LoadImageFromFile' in str(transform['type']) for transform in data.pipeline):
+        settings['to_rgb'] = True  # the data set holds RGB images (CIFAR's); mmpretrain.apis gives BGR ones
     return settings
 
 

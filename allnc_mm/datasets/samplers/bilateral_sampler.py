@@ -7,6 +7,7 @@ import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Sampler
 
+from ...class_counts import read_labels
 from ...functional.longtail import sampling_distribution
 from ...registry import DATA_SAMPLERS
 
@@ -53,8 +54,8 @@ class BilateralSampler(Sampler):
         prior (np.ndarray): (K,) float64, the class distribution of the re-balanced half (of this epoch).
 
     Raises:
-        ValueError: if q is not finite, batch_size is below 1, a class has no images and q <= 0, or a label is out of
-            range.
+        ValueError: if q is not finite, batch_size is below 1 or, with ``drop_last``, above the number of images, a
+            class has no images and q <= 0, a label is out of range, or the ranks would get unequal numbers of images.
         TypeError: if the data set gives no labels.
     """
 
@@ -76,6 +77,12 @@ class BilateralSampler(Sampler):
             seed = getattr(sampler, 'seed', None)
         self.seed = sync_random_seed() if seed is None else seed
         self.rank, self.world_size = get_dist_info()
+        if self.world_size > 1 and not getattr(sampler, 'round_up', True):
+            raise ValueError('BilateralSampler needs as many images on each rank, but its sampler has round_up=False; '
+                             'set train_dataloader.sampler.round_up=True.')
+        if drop_last and len(sampler) < batch_size:
+            raise ValueError(f'drop_last=True leaves no batch: there are {len(sampler)} images a rank and batch_size '
+                             f'is {batch_size}; set a smaller batch_size, or drop_last=False.')
 
         labels, num_classes = self._read_labels(sampler.dataset)
         self.num_per_class = np.bincount(labels, minlength=num_classes)
@@ -91,19 +98,7 @@ class BilateralSampler(Sampler):
 
     @staticmethod
     def _read_labels(dataset) -> tuple[np.ndarray, int]:
-        if hasattr(dataset, 'get_gt_labels'):
-            labels = dataset.get_gt_labels()
-        else:  # mmengine's wrappers hand through single annotations only
-            try:
-                labels = [dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))]
-            except (AttributeError, KeyError) as error:
-                raise TypeError(
-                    f'BilateralSampler needs one label per sample, but {type(dataset).__name__} has neither '
-                    "get_gt_labels() nor get_data_info(i)['gt_label']; use a classification data set.") from error
-        labels = np.asarray(labels)
-        if labels.ndim != 1 or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
-            raise TypeError(f'BilateralSampler needs one integer label per sample, but {type(dataset).__name__} gives '
-                            f'labels of type {labels.dtype} and shape {labels.shape}.')
+        labels = read_labels(dataset, 'BilateralSampler')
         metainfo = getattr(dataset, 'metainfo', {})
         num_classes = len(metainfo.get('num_per_class') or metainfo.get('classes') or range(labels.max() + 1))
         if labels.min() < 0 or labels.max() >= num_classes:
@@ -132,10 +127,11 @@ class BilateralSampler(Sampler):
     def _partners(self) -> Iterator[np.ndarray]:
         """Re-balanced draws of this rank, one array for each pass over the data."""
         epoch = getattr(self.sampler, 'epoch', 0)
-        per_rank = -(-len(self._members) // self.world_size)
+        size = len(self._members)
         for number in itertools.count():
             rng = np.random.default_rng([self.seed, epoch, number])
-            yield self._draw(rng, per_rank * self.world_size)[self.rank::self.world_size]
+            # the passes are one stream: where the ranks do not divide a pass, the next goes on with another rank
+            yield self._draw(rng, size)[(self.rank - number * size) % self.world_size::self.world_size]
 
     def __iter__(self) -> Iterator[list[int]]:
         uniform = iter(self.sampler)

@@ -23,12 +23,16 @@ class ClassBalancedSampler(Sampler):
         q (float): Exponent. Defaults to 0.
         seed (int, optional): The same on all ranks; mmengine passes that of the run. Defaults to None, a random one.
 
+    Attributes:
+        prior (np.ndarray): (K,) float64, the class distribution of the draws; ``ClassCountsHook`` tells the losses.
+
     Raises:
         ValueError, TypeError: as :class:`BilateralSampler`.
     """
 
     def __init__(self, dataset, q: float = 0.0, seed: int | None = None) -> None:
         self.sampler = BilateralSampler(DefaultSampler(dataset, shuffle=False, seed=seed), batch_size=1024, q=q)
+        self.prior = self.sampler.prior
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; called by ``DistSamplerSeedHook``."""

@@ -112,7 +112,7 @@ class RandomResizedCrop:
         def axis(start, length, size, full):
             """Centres of ``size`` output pixels inside the box, kept half a pixel from its border as OpenCV does."""
             centres = (torch.arange(size, device=u.device) + 0.5) * (length / size)[:, None]
-            centres = start[:, None] + centres.maximum(centres.new_tensor(0.5)).minimum((length - 0.5)[:, None])
+            centres = start[:, None] + centres.clamp_min(0.5).minimum((length - 0.5)[:, None])
             return 2 * centres / full - 1
 
         rows, cols = axis(top, h, self.size[0], height), axis(left, w, self.size[1], width)

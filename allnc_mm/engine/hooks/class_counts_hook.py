@@ -1,24 +1,34 @@
 import re
 
 import numpy as np
+from mmengine.dataset import RepeatDataset
 from mmengine.hooks import Hook
 
+from ...class_counts import read_labels
 from ...distributed import unwrap
+from ...models.utils import MultiViewDataPreprocessor
 from ...registry import HOOKS
+from .epoch_start_hook import EpochStartHook
 from .gbbn_hook import GBBNHook
 
 
 def num_per_class(dataset) -> list[int]:
     """Training images per class: the training data set's metainfo, or counted over its labels.
 
-    What is counted is written to the metainfo, which stays the one owner.
+    What is counted is written to the metainfo, which stays the one owner. A wrapper has the metainfo of (the first of)
+    what it wraps, so there the labels are counted as often as they are seen; but RepeatDataset repeats all alike.
 
     Raises:
         ValueError: if the data set says neither, with the remedy.
     """
-    counts = dataset.metainfo.get('num_per_class')
-    if counts is None and hasattr(dataset, 'get_gt_labels') and dataset.metainfo.get('classes'):
-        counts = np.bincount(dataset.get_gt_labels(), minlength=len(dataset.metainfo['classes'])).tolist()
+    if isinstance(dataset, RepeatDataset):
+        return num_per_class(dataset.dataset)
+    wraps = hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets')
+    counts = None if wraps else dataset.metainfo.get('num_per_class')
+    names = dataset.metainfo.get('classes') or dataset.metainfo.get('num_per_class')
+    if counts is None and names and (wraps or hasattr(dataset, 'get_gt_labels')):
+        labels = read_labels(dataset, 'ClassCountsHook')
+        counts = np.bincount(labels, minlength=len(names)).tolist()
         dataset._metainfo['num_per_class'] = counts
     if counts is None:
         raise ValueError(f"The training data set {type(dataset).__name__} has no metainfo['num_per_class'] and no "
@@ -46,9 +56,11 @@ def check_same_classes(train: dict, other: dict, name: str) -> None:
 class ClassCountsHook(Hook):
     """Hand the training images per class to every module that has ``set_class_counts``, before the first iteration.
 
-    The counts are typed nowhere else. The number of classes of the model's head is checked against them here, that the
-    validation has the classes of the training, and that a head which waits for eta gets it: without ``GBBNHook`` its
-    re-balanced branch would never be trained.
+    The counts are typed nowhere else. Behind a sampler with a ``prior`` (:class:`ClassBalancedSampler`) the losses are
+    told that class distribution, so that the prior is removed once. What would go wrong without a word is checked here:
+    the number of classes of the model's head, that the validation has the classes of the training, the number of views
+    that the pipeline yields, and that a module which waits for eta (``GBBNHook``) or for the epoch
+    (``EpochStartHook``) gets it.
     """
 
     priority = 'VERY_HIGH'
@@ -70,6 +82,27 @@ class ClassCountsHook(Hook):
                 isinstance(hook, GBBNHook) for hook in runner.hooks):
             raise ValueError(f'{type(model).__name__} has two branches, but nothing moves eta from the first to the '
                              "second; add default_hooks=dict(gbbn=dict(type='GBBNHook')).")
-        for module in model.modules():
+        if any(hasattr(module, 'start_epoch') for module in model.modules()) and not any(
+                isinstance(hook, EpochStartHook) for hook in runner.hooks):
+            raise ValueError(f'{type(model).__name__} has a loss that forgets older epochs (ProCoLoss), but nothing '
+                             "tells it when one begins; add custom_hooks=[dict(type='EpochStartHook')].")
+        views = getattr(model, 'num_views', getattr(getattr(model, 'head', None), 'num_views', None))
+        if isinstance(model.data_preprocessor, MultiViewDataPreprocessor):
+            model.data_preprocessor.num_views = views
+        self.counts, self.prior = counts, getattr(runner.train_dataloader.sampler, 'prior', None)
+        self.served: set = set()
+        self._serve(model)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Serve a loss that mmpretrain's ``SwitchRecipeHook`` has put there before this epoch."""
+        if batch_idx == 0:
+            self._serve(unwrap(runner.model))
+
+    def _serve(self, model) -> None:
+        new = [module for module in model.modules() if module not in self.served]
+        self.served.update(new)
+        for module in new:
             if hasattr(module, 'set_class_counts'):
-                module.set_class_counts(counts)
+                module.set_class_counts(self.counts)
+            if self.prior is not None and hasattr(module, 'set_prior'):
+                module.set_prior(self.prior)

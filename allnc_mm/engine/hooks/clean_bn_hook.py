@@ -1,5 +1,8 @@
+import logging
+
 from mmengine.dataset import DefaultSampler
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
+from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 from mmpretrain.engine.hooks.precise_bn_hook import update_bn_stats
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -41,6 +44,9 @@ class CleanBNHook(Hook):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ValueError('CleanBNHook acts after the last epoch, but the training loop is '
                              f'{type(runner.train_loop).__name__}; set train_cfg.by_epoch=True or remove the hook.')
+        if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+            print_log('CleanBNHook acts after the last epoch of train_cfg, which EarlyStoppingHook may not reach: the '
+                      'statistics would stay those of the mixtures.', logger='current', level=logging.WARNING)
 
     def after_train_epoch(self, runner) -> None:
         """Act after the last epoch."""
@@ -57,11 +63,9 @@ class CleanBNHook(Hook):
         if average is None:
             update_bn_stats(model, clean, number, logger=runner.logger)
             return
-        own = average.data_preprocessor
         average.data_preprocessor = model.data_preprocessor  # DeviceAugmentationHook has put its own there
         average.train()
         update_bn_stats(average, clean, number, logger=runner.logger)
-        average.data_preprocessor = own
         for name, norm in average.named_modules():  # a validation may take the buffers of the model
             if isinstance(norm, _BatchNorm):
                 source = model.get_submodule(name)

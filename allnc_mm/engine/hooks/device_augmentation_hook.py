@@ -1,5 +1,6 @@
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.engine.hooks import SwitchRecipeHook
 
 from ...distributed import unwrap
 from ...models.utils.device_augmentation import DeviceAugmentation
@@ -28,8 +29,8 @@ class DeviceAugmentationHook(Hook):
 
     Raises:
         TypeError: if the training data set does not hold its images in memory.
-        ValueError: if a transform has no counterpart or comes before ``MultiView``, or the loop is not epoch-based (its
-            workers run already).
+        ValueError: if a transform has no counterpart or comes before ``MultiView``, the loop is not epoch-based (its
+            workers run already), or mmpretrain's ``SwitchRecipeHook`` would change the pipeline later.
     """
 
     def before_train(self, runner) -> None:
@@ -37,6 +38,9 @@ class DeviceAugmentationHook(Hook):
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ValueError('DeviceAugmentationHook needs an epoch-based loop, but train_cfg has by_epoch=False; set '
                              'train_cfg=dict(by_epoch=True, max_epochs=...) or remove the hook.')
+        if any(isinstance(hook, SwitchRecipeHook) for hook in runner.hooks):
+            raise ValueError('SwitchRecipeHook changes pipeline and batch augmentation during the training, which '
+                             'DeviceAugmentationHook has taken over by then; remove one of the two.')
         dataset = runner.train_dataloader.dataset
         if not hasattr(dataset, 'whole_batch'):
             raise TypeError(f'DeviceAugmentationHook needs a data set that holds its images in memory (CIFAR10LT, '

@@ -1,4 +1,5 @@
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
 
 from ...distributed import unwrap
 from ...registry import HOOKS
@@ -10,6 +11,12 @@ class EpochStartHook(Hook):
 
     A resumed run begins with an epoch, too, and so do the states that its checkpoint restores.
     """
+
+    def before_train(self, runner) -> None:
+        """Refuse a loop that has one epoch only."""
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError('EpochStartHook tells when an epoch begins, but the training loop is '
+                             f'{type(runner.train_loop).__name__}; set train_cfg.by_epoch=True.')
 
     def before_train_epoch(self, runner) -> None:
         """Call ``start_epoch``."""

@@ -1,6 +1,9 @@
+import logging
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
+from torch.nn import BatchNorm1d
 
 from ...datasets.samplers import BilateralSampler
 from ...distributed import unwrap
@@ -37,6 +40,10 @@ class GBBNHook(Hook):
     def before_train(self, runner) -> None:
         """Check the parts against each other and set the priors of the losses."""
         model = unwrap(runner.model)
+        if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
+            print_log('EarlyStoppingHook may end the training before GBBNHook has moved it to the re-balanced branch: '
+                      'eta follows the iterations of train_cfg. Remove it, or set a shorter training.',
+                      logger='current', level=logging.WARNING)
         self.targets = [module for module in model.modules() if hasattr(module, 'set_eta')]
         if not self.targets:
             raise ValueError(f'GBBNHook found no module with `set_eta` in {type(model).__name__}; use AllNCHead (or '
@@ -53,6 +60,12 @@ class GBBNHook(Hook):
             raise ValueError('BilateralSampler(progressive=True) changes from epoch to epoch, but the training counts '
                              'iterations; set progressive=False or train_cfg.by_epoch=True.')
         self.sampler = sampler if given else None
+        if given and getattr(model, 'mixture', None) is not None and model.num_views == 1 and not sampler.drop_last \
+                and len(sampler.sampler) % sampler.batch_size == 1 \
+                and any(isinstance(module, BatchNorm1d) for module in model.head.modules()):
+            raise ValueError(f'The last batch of an epoch is one mixed image ({len(sampler.sampler)} images a rank, '
+                             f'batch_size={sampler.batch_size}), which the batch norm of the head cannot normalise; '
+                             'set train_dataloader.batch_sampler.drop_last=True, or another batch_size.')
         self._set_priors(model)
 
     def _set_priors(self, model) -> None:

@@ -11,9 +11,11 @@ from mmengine.dataset import Compose, DefaultSampler, default_collate
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from ...class_counts import read_labels
 from ...distributed import unwrap
 from ...evaluation import NeuralCollapseMetric
 from ...registry import HOOKS
@@ -51,15 +53,7 @@ def pipeline_of(dataset):
 
 def stratified(dataset, max_per_class: int, seed: int) -> Subset:
     """At most ``max_per_class`` images of every class, the same ones for the same seed."""
-    try:
-        if hasattr(dataset, 'get_gt_labels'):
-            labels = np.asarray(dataset.get_gt_labels())
-        else:
-            labels = np.asarray([dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))])
-    except (AttributeError, KeyError) as error:
-        raise TypeError(f'NeuralCollapseHook(max_per_class={max_per_class}) needs one label an image, but '
-                        f"{type(dataset).__name__} has neither get_gt_labels() nor get_data_info(i)['gt_label']; "
-                        'set max_per_class=None, all images.') from error
+    labels = read_labels(dataset, f'NeuralCollapseHook(max_per_class={max_per_class}; None takes all images)')
     order = np.random.RandomState(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind='stable')]
     place = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])  # within the class
@@ -131,7 +125,8 @@ class NeuralCollapseHook(Hook):
         prefix (str): Prefix of the names. Defaults to 'neural_collapse_train'.
 
     Raises:
-        ValueError: on a setting out of range, or without a validation to take the pipeline from.
+        ValueError: on a setting out of range, with ``by_epoch`` in an iteration-based training, or without a validation
+            to take the pipeline from.
 
     Examples:
         >>> custom_hooks = [dict(type='NeuralCollapseHook', interval=10)]
@@ -162,6 +157,9 @@ class NeuralCollapseHook(Hook):
 
     def before_train(self, runner) -> None:
         """Prepare the data, and evaluate the model as it was initialised (not one that is resumed)."""
+        if self.by_epoch and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise ValueError('NeuralCollapseHook(by_epoch=True) counts epochs, but the training loop is '
+                             f'{type(runner.train_loop).__name__}; set by_epoch=False and an interval of iterations.')
         val = None if runner.val_loop is None else runner.val_dataloader
         if val is None and (self.pipeline is None or self.batch_size is None):
             raise ValueError('NeuralCollapseHook takes the transforms and the batch size of the validation, but this '

@@ -73,8 +73,8 @@ class AllNCHead(ClsHead):
             raise ValueError(f'Expected `predict_head` to be one of {PREDICT_HEADS}, but got {predict_head!r}.')
         if share_classifier and predict_head != 'rebalanced':
             raise ValueError(f'`predict_head={predict_head!r}` needs two classifiers: set share_classifier=False.')
-        if temperature is not None and not 0 < temperature < math.inf:
-            raise ValueError(f'Expected `temperature` to be positive, but got {temperature}; 1 / 30 is usual, None is '
+        if temperature is not None and (isinstance(temperature, str) or not 0 < temperature < math.inf):
+            raise ValueError(f'Expected `temperature` to be positive, but got {temperature!r}; 0.033 is usual, None is '
                              'a linear classifier.')
         if temperature is not None and predict_head == 'mean':
             raise ValueError("The mean of two cosine classifiers is none: set predict_head='rebalanced' or 'uniform', "
@@ -157,7 +157,16 @@ class AllNCHead(ClsHead):
 
         Returns:
             Dict[str, Tensor]: the losses, and monitors without ``loss`` in their name, which mmengine logs only.
+
+        Raises:
+            ValueError: if z is not one row of ``in_channels`` numbers an image.
         """
+        shape = getattr(feats[-1], 'shape', None)
+        if shape is None or len(shape) != 2 or shape[1] != self.in_channels:
+            found = type(feats[-1]).__name__ if shape is None else tuple(shape)
+            raise ValueError(f'AllNCHead reads features of shape (N, in_channels={self.in_channels}), but the last '
+                             f'output of backbone and neck is {found}; set in_channels, or a neck that pools: '
+                             "neck=dict(type='GlobalAveragePooling').")
         if soft_labels is not None:
             labels = soft_labels
         elif 'gt_score' in data_samples[0]:
@@ -174,7 +183,7 @@ class AllNCHead(ClsHead):
                 source = (z, labels) if clean is None else (self.pre_logits(clean[:1]).float(), clean[1])
                 losses['loss_p2p'] = self._p2p(*source, losses)
             with torch.no_grad():
-                losses['eta'] = self.eta.clone()
+                losses['gbbn_eta'] = self.eta.clone()  # mmengine's `eta` is the time left
                 losses['cos_mean_w'], losses['std_cos_w'] = cosine_moments(self.classifier_weight)
         return losses
 
@@ -197,7 +206,7 @@ class AllNCHead(ClsHead):
         p = _last(self.predictor((g, ) if not isinstance(self.predictor, nn.Identity) else g))
         means = present = None
         if hasattr(self, 'hycon_means'):
-            directions = nn.functional.normalize(g, dim=1)  # a mean of directions: HyCon knows no length
+            directions = unit_rows(g)  # a mean of directions: HyCon knows no length
             means, present = self.hycon_means(gather_views(directions, num_views), gather_views(labels, num_views))
         return self.hycon(p, g, labels, means, present, num_classes=self.num_classes, num_views=num_views)
 

@@ -53,7 +53,7 @@ class BBNHead(LinearClsHead):
             **kwargs: Other keyword arguments of the loss module.
 
         Returns:
-            dict[str, Tensor]: ``loss_uniform`` and ``loss_rebalanced`` (weighted by eta and 1 - eta), ``eta``, and
+            dict[str, Tensor]: ``loss_uniform`` and ``loss_rebalanced`` (weighted by eta and 1 - eta), ``gbbn_eta``, and
             ``accuracy_top-k``, weighted likewise, if ``cal_acc``.
 
         Raises:
@@ -69,7 +69,8 @@ class BBNHead(LinearClsHead):
         logits = self.fc(2 * torch.cat([eta * uniform, (1 - eta) * rebalanced], dim=1)).float()
         first = self._get_loss(logits, data_samples[:size], **kwargs)
         second = self._get_loss(logits, data_samples[size:], **kwargs)
-        losses = dict(loss_uniform=eta * first.pop('loss'), loss_rebalanced=(1 - eta) * second.pop('loss'), eta=eta)
+        losses = dict(loss_uniform=eta * first.pop('loss'), loss_rebalanced=(1 - eta) * second.pop('loss'),
+                      gbbn_eta=eta)
         for key in first:  # accuracies, one for each threshold
             losses[key] = [eta * a + (1 - eta) * b for a, b in zip(first[key], second[key])]
         return losses

@@ -19,14 +19,16 @@ class ReweightedLoss(BaseModule):
         w_k \propto \frac{1 - \beta}{1 - \beta^{n_k}} \;\text{or}\; n_k^{-power}, \qquad \sum_k w_k = K
 
     The first weights are those of `class-balanced loss <https://arxiv.org/abs/1901.05555>`_ (CVPR 2019). A soft label
-    gives the classes' losses, weighted by label and class weight. The counts come from :class:`ClassCountsHook`. With
-    ``DRWHook`` the weights stay 1 until late in the training (deferred re-weighting, DRW, of LDAM). Also behind a
-    re-balancing sampler they are those of the natural counts, as in GLMC.
+    gives the classes' losses, weighted by label and class weight, as mixtures of images are defined; of mmpretrain's
+    ``FocalLoss``, too, which by itself makes another function of a soft label, smallest at more extreme probabilities.
+    The counts come from :class:`ClassCountsHook`. With ``DRWHook`` the weights stay 1 until late in the training
+    (deferred re-weighting, DRW, of LDAM). Also behind a re-balancing sampler they are those of the natural counts, as
+    in GLMC.
 
     Args:
         loss (dict): The loss of single samples: ``CrossEntropyLoss``, ``LDAMLoss``, ``LogitAdjustedLoss``, mmpretrain's
-            ``FocalLoss`` (hard labels only), ...
-        beta (float, optional): Of the effective number of samples. Defaults to 0.9999.
+            ``FocalLoss``, ...
+        beta (float, optional): Of the effective number of samples; 0 for weights of 1. Defaults to 0.9999.
         power (float, optional): Weights n_k^-power instead; then ``beta`` must be None. Defaults to None.
         normalize (bool): Whether Z is the sum of the weights of the batch of all ranks (as in PyTorch's weighted
             cross-entropy, which LDAM's released code uses), or the number of samples. Defaults to True.
@@ -81,12 +83,14 @@ class ReweightedLoss(BaseModule):
             self.class_weight = self.class_weight.to(cls_score.device)
         cls_score = cls_score.float()
         if label.ndim == 2:
-            if isinstance(self.loss, FocalLoss):
-                raise ValueError('ReweightedLoss(FocalLoss) needs integer labels: the focal loss is not linear in a '
-                                 'soft one. Remove the mixture of images, or use another loss.')
             label = label.float() * self.class_weight
             weight = label.sum(1)
-            loss = self.loss(cls_score, label, reduction_override='none')
+            if isinstance(self.loss, FocalLoss):  # a sum over the logits, each as the label or as another class
+                negative, positive = (self.loss(cls_score, torch.full_like(cls_score, k), reduction_override='none')
+                                      for k in (0, 1))
+                loss = weight * negative.sum(1) + (label * (positive - negative)).sum(1)
+            else:
+                loss = self.loss(cls_score, label, reduction_override='none')
         else:
             weight = self.class_weight[label]
             loss = self.loss(cls_score, label, reduction_override='none')

@@ -18,8 +18,11 @@ class MultiViewDataPreprocessor(ClsDataPreprocessor):
             of these; the other views keep their images, and integer labels alone. Defaults to None: all views.
         **kwargs: Arguments of ``ClsDataPreprocessor``.
 
+    Attributes:
+        num_views (int, optional): How many views the model trains on; ``ClassCountsHook`` sets it. None: any number.
+
     Raises:
-        ValueError: if ``mixed_views`` is below 1.
+        ValueError: if ``mixed_views`` is below 1, or a training batch has other than ``num_views`` views.
     """
 
     def __init__(self, *args, channels_last: bool = False, mixed_views: int | None = None, **kwargs) -> None:
@@ -29,6 +32,7 @@ class MultiViewDataPreprocessor(ClsDataPreprocessor):
                              'augmentation (`model.train_cfg.augments`).')
         self.memory_format = torch.channels_last if channels_last else torch.preserve_format
         self.mixed_views = mixed_views
+        self.num_views: int | None = None
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise and join; ``inputs`` is (N, C, H, W), a list of N images, or a list of V views of either kind."""
@@ -37,6 +41,10 @@ class MultiViewDataPreprocessor(ClsDataPreprocessor):
             views, inputs = len(inputs), torch.cat(list(inputs))  # default_collate: a list of stacked views
         elif isinstance(inputs, (list, tuple)) and isinstance(inputs[0], (list, tuple)):
             views, inputs = len(inputs), [image for view in inputs for image in view]  # pseudo_collate: V lists
+        if training and self.num_views not in (None, views):
+            raise ValueError(f'The model trains on num_views={self.num_views} views of each image, but the pipeline '
+                             f"yields {views}; set dict(type='MultiView', num_views={self.num_views}, ...) in the "
+                             f'training pipeline, or num_views={views} in the model.')
         if inputs is not data['inputs']:
             data = dict(data, inputs=inputs, data_samples=self._repeat(data.get('data_samples'), views))
         partly = training and self.batch_augments is not None and self.mixed_views is not None

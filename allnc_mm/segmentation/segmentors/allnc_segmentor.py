@@ -150,7 +150,7 @@ class _AllNCMixin:
             raise ValueError(f'{type(head).__name__} did not call the loss of the second branch: it computes its '
                              'losses in a way of its own. Remove loss_rebalanced, or use a head that hands '
                              'logits and labels to each loss_decode.')
-        losses['eta'] = branches[0].eta.clone()
+        losses['gbbn_eta'] = branches[0].eta.clone()
 
 
 @MODELS.register_module()
