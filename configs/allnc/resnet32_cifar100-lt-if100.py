@@ -1,6 +1,6 @@
 _base_ = '../ce/resnet32_cifar100-lt-if100.py'
 
-# As in the mini protocol, on whose validation split it was chosen: one view of a mixture with a partner that moves from
+# As in the mini protocol of CIFAR-10 (of its validation split, with the mixture of alpha 1): a partner that moves from
 # natural (q = 1) to class-balanced (q = 0) with eta. 100 classes in 64 dimensions have no ETF: P2P takes a softmax code
 model = dict(
     type='AllNC',
