@@ -78,8 +78,7 @@ def evaluate_class_means(config: str, checkpoint: str, groups=None, cfg_options:
     labels = torch.cat(labels)
     predicted = {name: torch.cat(parts) for name, parts in predicted.items()}
 
-    counts = train.dataset.metainfo.get('num_per_class') or stats.counts.tolist()
-    class_groups = group_classes(counts, _groups_setting(cfg) if groups is None else groups)
+    class_groups = group_classes(stats.counts.tolist(), _groups_setting(cfg) if groups is None else groups)
     total = labels.bincount(minlength=num_classes).double()
     out = {}
     for name, prediction in predicted.items():

@@ -16,6 +16,7 @@ from rich.markup import escape
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..class_counts import read_labels
 from ..engine.hooks.class_counts_hook import check_same_classes
 from ..engine.hooks.neural_collapse_hook import pipeline_of, without_augmentation
 from ..engine.launch import latest_checkpoint
@@ -375,11 +376,9 @@ def evaluate_checkpoint(config: str,
                          'classification runs can be compared.')
     num_classes = len(_Extractor(model, config).map[0])  # before any work is done
     dataset = train_loader.dataset
-    counts = dataset.metainfo.get('num_per_class')
     names = list(dataset.metainfo.get('classes') or ())
-    if counts is None:
-        counts = np.bincount(dataset.get_gt_labels(), minlength=len(names) or num_classes)
-    counts = [int(n) for n in counts]
+    # a wrapper has the metainfo of (the first of) what it wraps
+    counts = np.bincount(read_labels(dataset, 'A report'), minlength=len(names) or num_classes).tolist()
     if first is not None:
         _check_same_data(first, work_dir, counts, len(test_loader.dataset))
         groups = list(first.groups.values()) if groups is None else groups

@@ -17,6 +17,7 @@ from PIL import Image
 import allnc_mm  # noqa: F401
 from allnc_mm.evaluation.last_layer import linear_map
 from allnc_mm.visualization.comparison import Run, comparison_table, draw_comparison, evaluate_run
+from allnc_mm.visualization.runs import evaluate_checkpoint
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'compare_runs.py'
 COUNTS = [9, 5, 3]
@@ -118,6 +119,17 @@ def test_geometry_is_that_of_the_clean_training_images(runs):
         spread = np.std([(unit @ unit.T)[i, j] for i, j in ((0, 1), (0, 2), (1, 2))])
         assert run.metrics[f'std_cos_{kind}'] == pytest.approx(spread, abs=1e-4)
     assert run.label == 'one' and run.checkpoint.endswith('epoch_2.pth') and run.log.endswith('.log')
+
+
+def test_images_of_a_concatenated_training_set_are_counted(runs, tmp_path):
+    """Whose metainfo is that of its first part."""
+    cfg = Config.fromfile(Path(runs[0], 'one.py'))
+    part = cfg.train_dataloader.dataset.dataset
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', ignore_keys=['num_per_class'], datasets=[
+        dict(part, metainfo=dict(num_per_class=COUNTS)), dict(part, data_root=cfg.val_dataloader.dataset.data_root)])
+    cfg.dump(tmp_path / 'config.py')
+    run = evaluate_checkpoint(str(tmp_path / 'config.py'), str(Path(runs[0], 'epoch_2.pth')))
+    assert run.num_per_class.tolist() == [n + 4 for n in COUNTS]
 
 
 def test_errors(runs, tmp_path, capsys):
