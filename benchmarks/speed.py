@@ -8,10 +8,10 @@ DeviceAugmentationHook, on CIFAR images in memory. `folders`: views per CPU-seco
 cropped to 224, flipped and colour-jittered by torchvision, by mmpretrain's pipeline (configs/ce) and by that of two
 views from one decode (configs/allnc). `step`: a training iteration of the mini protocol with everything in it (data,
 hooks, logging) for a bare PyTorch loop of the same network, mmpretrain's ImageClassifier with CE, the same with
-mixture, and AllNC; the same number of images is passed in each. `precision`: that of CE in both precisions and memory
-formats. `compile`: the iterations of CE and AllNC with
-mmengine's `compile=True` (torch.compile) and without, after compilation. `classes`: forward, losses and backward of
-AllNC's head over K beside a linear head with CE (P2P on at most 1024 classes a step), and the peak memory. `inference`:
+mixture, and AllNC; the same number of images is passed in each. `breakdown`: the parts of the last two. `precision`: the
+iteration of CE in both precisions and memory formats. `compile`: the iterations of CE and AllNC with mmengine's
+`compile=True` (torch.compile) and without, after compilation. `classes`: forward, losses and backward of AllNC's head
+over K and the batch beside a linear head with CE (P2P on at most 1024 classes a step), and the peak memory. `inference`:
 segmentation of frames of 240 x 180 by the networks of benchmarks/camvid.py, which differ in training and not here.
 Contestants take turns, so that a noisy machine hits all; times are CPU seconds of one thread, on a GPU wall seconds.
 Images are random: only their size matters.
@@ -145,8 +145,55 @@ class EpochClock(Hook):
             self.seconds.append(clock() - self.start)
 
 
-def train(config, epochs=4, **settings):
-    """Seconds per iteration of a config on random images, in the mini protocol."""
+class Breakdown(Hook):
+    """CPU seconds of the parts of every iteration but those of the first epoch, each without the parts within it."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.seconds, self.within = {}, ['hooks, logging, the rest']
+
+    def before_train(self, runner):
+        model, optim_wrapper = runner.model, runner.optim_wrapper
+        for name, owner, method in (
+                ('data set', runner.train_dataloader.dataset, '__getitems__'),
+                ('augmentation, mixture', model.data_preprocessor, 'forward'),
+                ('augmentation, mixture', getattr(model, 'mixture', None), 'forward'),
+                ('network', model.backbone, 'forward'), ('network', model.neck, 'forward'),
+                ('classifier, its losses, class means', model.head, 'loss'),
+                ('HyCon', getattr(model.head, 'hycon', None), 'forward'),
+                ('P2P', getattr(model.head, 'p2p', None), 'forward'), ('backward', optim_wrapper, 'backward'),
+                ('optimiser', optim_wrapper, 'step'), ('optimiser', optim_wrapper, 'zero_grad')):
+            if owner is not None:
+                setattr(owner, method, self.watch(name, getattr(owner, method)))
+
+    def watch(self, name, function):
+        def watched(*args, **kwargs):
+            self.mark()
+            self.within.append(name)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.mark()
+                self.within.pop()
+        return watched
+
+    def mark(self):
+        now = clock()
+        self.seconds[self.within[-1]] = self.seconds.get(self.within[-1], 0) + now - self.last
+        self.last = now
+
+    def before_train_epoch(self, runner):
+        self.last = clock()
+
+    def after_train_epoch(self, runner):
+        self.mark()
+        if not runner.epoch:
+            self.seconds.clear()
+
+
+def train(config, epochs=4, watch=None, **settings):
+    """Seconds per iteration of a config on random images, in the mini protocol; or what a hook ``watch`` notes."""
     cfg = Config.fromfile(CONFIGS / config)
     cfg.merge_from_dict(settings)
     cfg.work_dir, cfg.log_level, cfg.experiment_name = '/tmp/allnc_speed', 'ERROR', uuid.uuid4().hex
@@ -157,7 +204,7 @@ def train(config, epochs=4, **settings):
     cfg.default_hooks.checkpoint.update(interval=1000, save_last=False)
     cfg.custom_hooks = [dict(type='DeviceAugmentationHook')]
     runner = Runner.from_cfg(cfg)
-    watch = EpochClock()
+    watch = watch or EpochClock()
     runner.register_hook(watch)
     runner.train()
     return watch.seconds, len(runner.train_dataloader)
@@ -198,6 +245,20 @@ def measure_step(rounds=4):
     return [dict(loop=name, ms=round(1000 * float(np.median(values)), 1)) for name, values in seconds.items()]
 
 
+def measure_breakdown(rounds=3, epochs=4):
+    rows = {}
+    for _ in range(rounds):
+        for name, method in (('CE + mixture', 'ce/resnet20_cifar10-lt-mini-if100_mixture.py'),
+                             ('AllNC', 'allnc/resnet20_cifar10-lt-mini-if100.py')):
+            seconds, iterations = train(method, epochs, Breakdown())
+            for part, value in seconds.items():
+                rows.setdefault(part, {}).setdefault(name, []).append(value / iterations / (epochs - 1))
+    rows = {part: {name: round(1000 * float(np.median(values)), 2) for name, values in found.items()}
+            for part, found in rows.items()}
+    return [{'part': part, **{f'{name}, ms': found.get(name, 0.0) for name in ('CE + mixture', 'AllNC')}}
+            for part, found in sorted(rows.items(), key=lambda row: -row[1].get('AllNC', 0))]
+
+
 def measure_precision(rounds=3):
     seconds = {}
     for _ in range(rounds):
@@ -224,7 +285,8 @@ def measure_compile(rounds=3):
 
 def measure_classes():
     out = []
-    for num_classes, dim in ((10, 64), (100, 128), (1000, 2048), (8142, 2048)):
+    for num_classes, dim, batch in ((10, 64, 256), (100, 128, 256), (1000, 2048, 64), (1000, 2048, 256),
+                                    (1000, 2048, 1024), (8142, 2048, 256)):
         head = MODELS.build(dict(
             type='AllNCHead', num_classes=num_classes, in_channels=dim,
             hycon=dict(type='HyConLoss', positives=['mean'], loss_weight=0.05),
@@ -233,8 +295,8 @@ def measure_classes():
         linear = MODELS.build(dict(type='LinearClsHead', num_classes=num_classes, in_channels=dim)).to(DEVICE)
         for loss in (head.loss_uniform, head.loss_module):
             loss.set_class_counts([1] * num_classes)
-        z = torch.randn(256, dim, device=DEVICE, requires_grad=True)
-        soft = torch.eye(num_classes, device=DEVICE)[torch.arange(256) % num_classes]
+        z = torch.randn(batch, dim, device=DEVICE, requires_grad=True)
+        soft = torch.eye(num_classes, device=DEVICE)[torch.arange(batch) % num_classes]
 
         def step(function, head=head, z=z, soft=soft):
             head.zero_grad()
@@ -247,8 +309,8 @@ def measure_classes():
             'allnc': lambda head=head, soft=soft: step(lambda f: head.loss(f, [], soft_labels=soft))}
         seconds = take_turns(contestants, rounds=3 if num_classes > 1000 else 7)
         peak = torch.cuda.max_memory_allocated() if CUDA else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        out.append(dict(K=num_classes, d=dim, **{f'{k}_ms': round(1000 * v, 2) for k, v in seconds.items()},
-                        peak_mib=round(peak / 2**20)))
+        out.append(dict(K=num_classes, d=dim, features=batch, peak_mib=round(peak / 2**20),
+                        **{f'{k}_ms': round(1000 * v, 2) for k, v in seconds.items()}))
     return out
 
 
@@ -266,8 +328,9 @@ def measure_inference(images=4):
     return [dict(training=name, ms_per_image=round(1000 * value / images, 2)) for name, value in seconds.items()]
 
 
-PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, precision=measure_precision,
-             compile=measure_compile, classes=measure_classes, inference=measure_inference)
+PARTS = dict(data=measure_data, folders=measure_folders, step=measure_step, breakdown=measure_breakdown,
+             precision=measure_precision, compile=measure_compile, classes=measure_classes,
+             inference=measure_inference)
 
 
 def run(parts):
@@ -299,9 +362,12 @@ def table():
         elif part == 'step':
             reference = {row['loop']: row['ms'] for row in rows}
             for row in rows:
+                row['images/s'] = round(128000 / row['ms'])
                 row['to the bare loop'] = f'{row["ms"] / reference["bare loop"]:.2f}'
                 row['to CE + mixture'] = f'{row["ms"] / reference["ImageClassifier, CE + mixture"]:.2f}'
             title = 'training iteration, 128 images passed, ResNet-20, bfloat16, channels_last'
+        elif part == 'breakdown':
+            title = 'parts of that iteration, each without those within it'
         elif part == 'precision':
             for row in rows:
                 row['times as fast'] = f'{rows[0]["ms"] / row["ms"]:.2f}'
@@ -315,7 +381,7 @@ def table():
                 row['to CE'] = f'{row["ms_per_image"] / rows[0]["ms_per_image"]:.3f}'
             title = 'segmentation of a frame of 240 x 180, DeepLabV3+ with ResNet-18 of half width'
         else:
-            title = "head: 256 features, AllNC's losses beside a linear head with CE; peak is that of the process"
+            title = "AllNC's head and losses beside a linear head with CE, of features alone; peak is that of the process"
         lines += [f'`{part}`: {title} ({record["machine"]}, torch {record["torch"]})', '',
                   '| ' + ' | '.join(rows[0]) + ' |', '| --- ' * len(rows[0]) + '|',
                   *('| ' + ' | '.join(str(value) for value in row.values()) + ' |' for row in rows), '']

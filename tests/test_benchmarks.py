@@ -258,3 +258,14 @@ def test_the_ablation_keeps_its_changes_and_the_budget_of_cifar100():
     assert options['model.head.p2p.target'] == 'softmax_code'
     options = protocols.settings(args, 'cifar100-if100', 0, config, ablation.changes('P2P: hinge'))
     assert options['model.head.p2p.target'] == 'hinge'
+
+
+@pytest.mark.slow
+def test_the_parts_of_an_iteration():
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        rows = {row.pop('part'): row for row in speed.measure_breakdown(rounds=1, epochs=2)}
+    assert {'data set', 'augmentation, mixture', 'network', 'backward', 'optimiser', 'HyCon', 'P2P'} < set(rows)
+    for part, row in rows.items():
+        assert row['AllNC, ms'] > 0
+        assert (row['CE + mixture, ms'] > 0) == (part not in ('HyCon', 'P2P'))
+    assert rows['backward']['AllNC, ms'] > rows['optimiser']['AllNC, ms']  # whose sum is mmengine's update_params
