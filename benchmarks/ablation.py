@@ -110,7 +110,7 @@ BY_METHOD = {DEFAULT: SWITCHES, ALPHA_1: ALPHA_1_SWITCHES, COSINE: COSINE_SWITCH
 CHANGES = {**SWITCHES, **ALPHA_1_SWITCHES, **COSINE_SWITCHES, **IDEAS}
 JOBS = {**{name: (method, name) for method, switches in BY_METHOD.items() for name in switches},
         **{f'{idea}: {method}': (method, idea) for idea in IDEAS for method in IDEA_METHODS}}
-GEOMETRY = ('std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality')
+GEOMETRY = ('nc1', 'std_cos_means', 'std_cos_classifier', 'tail_cosine', 'self_duality')
 
 
 def results(protocol):
@@ -200,13 +200,19 @@ class Table:
     def accuracy(self, name, group, tau=''):
         return f'{np.mean([self.value(name, seed, group, tau) for seed in self.seeds(name)]):.1f}'
 
-    def measure(self, name, measure):
-        return f'{np.mean([self.found[name, seed]["test"][measure] for seed in self.seeds(name)]):.3f}'
+    def measure(self, name, seed, measure):
+        """A measure of the training images; NaN in the records from before it was kept."""
+        return self.found[name, seed]['test'].get(measure, np.nan)
+
+    def mean(self, name, measure):
+        values = [self.measure(name, seed, measure) for seed in self.seeds(name)]
+        return '' if np.isnan(values).all() else f'{np.nanmean(values):.3f}'
 
     def paired(self, name, default, function, digits=1):
         """Mean and standard deviation of the differences of ``function(name, seed)``; signed, empty without a pair."""
         found = [function(name, seed) - function(default, seed)
                  for seed in self.seeds(name) if seed in self.seeds(default)]
+        found = [value for value in found if not np.isnan(value)]
         if not found:
             return ''
         return ('+' if np.mean(found) >= 0 else '') + protocols.cell(found, digits)
@@ -237,11 +243,10 @@ def switches_table(protocol):
             continue
         columns = (('overall', ''), ('few', ''), ('overall', '_tau0'))
         if name == DEFAULT:
-            row = [cells.accuracy(name, *column) for column in columns] + [cells.measure(name, m) for m in GEOMETRY]
+            row = [cells.accuracy(name, *column) for column in columns] + [cells.mean(name, m) for m in GEOMETRY]
         else:
             row = [cells.difference(name, default, *column) for column in columns]
-            row += [cells.paired(name, default, lambda n, seed, m=m: cells.found[n, seed]['test'][m], 3)
-                    for m in GEOMETRY]
+            row += [cells.paired(name, default, lambda n, seed, m=m: cells.measure(n, seed, m), 3) for m in GEOMETRY]
         lines.append(f'| {label} | {len(seeds)} | ' + ' | '.join(row) + ' |')
     return '\n'.join(lines)
 

@@ -425,6 +425,7 @@ def evaluate_checkpoint(config: str,
         groups={name: index.tolist() for name, index in run.groups.items()}, tail=run.tail)
     run.measures['ncc_accuracy_test'] = float(nearest.correct.sum() / nearest.counts.sum())
     metrics.update(
+        nc1=run.measures['nc1'],
         std_cos_means=equiangularity(means),
         std_cos_classifier=equiangularity(weight),
         tail_cosine=group_cosine(weight, run.tail, center=True),
