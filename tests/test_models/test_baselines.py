@@ -74,6 +74,31 @@ def test_reweighted_loss_of_soft_labels_is_glmcs():
     torch.testing.assert_close(loss(LOGITS, SOFT).double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_loss_of_glmcs_config_is_the_published_one():
+    """A sum over both views: eta CE, (1 - eta) weighted CE of the other classifier, minus cos(p, sg z of the other)."""
+    eta, n, counts = 0.3, 5, [500 - 40 * k for k in range(10)]
+    cfg = Config.fromfile(CONFIGS / 'glmc' / f'{MINI}.py').model.head
+    head = build(cfg.to_dict(), counts)
+    head.set_eta(eta)
+    labels = torch.rand(n, 10).softmax(1)
+    z = torch.randn(2 * n, 64, requires_grad=True)
+    losses = head.loss((z, ), [], num_views=2, soft_labels=labels.repeat(2, 1))
+    found, = torch.autograd.grad(sum(value for name, value in losses.items() if 'loss' in name), z)
+
+    weight = torch.tensor(counts).float()**-cfg.loss_rebalanced.power
+    weight = weight / weight.sum() * 10
+    projected = [head.projector((view, ))[-1] for view in z.split(n)]
+    total = 0
+    for i in range(n):
+        for view, feature in enumerate(z.split(n)):
+            log_p, log_q = (fc(feature[i]).log_softmax(0) for fc in (head.fc_uniform, head.fc))
+            total = total - eta * (labels[i] * log_p).sum() / n - (1 - eta) * (weight * labels[i] * log_q).sum() / n
+            predicted = head.predictor((projected[view][i:i + 1], ))[-1][0]
+            total = total - F.cosine_similarity(predicted, projected[1 - view][i].detach(), 0) / n
+    expected, = torch.autograd.grad(total, z)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize('kind', ['CrossEntropyLoss', 'LDAMLoss', 'LogitAdjustedLoss'])
 def test_one_hot_and_integer_labels_agree(kind):
     inner = dict(type=kind)

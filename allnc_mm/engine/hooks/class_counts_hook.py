@@ -58,9 +58,9 @@ class ClassCountsHook(Hook):
 
     The counts are typed nowhere else. Behind a sampler with a ``prior`` (:class:`ClassBalancedSampler`) the losses are
     told that class distribution, so that the prior is removed once. What would go wrong without a word is checked here:
-    the number of classes of the model's head, that the validation has the classes of the training, the number of views
-    that the pipeline yields, and that a module which waits for eta (``GBBNHook``) or for the epoch
-    (``EpochStartHook``) gets it.
+    the number of classes of the model's head and of one-hot labels, that the validation has the classes of the
+    training, the number of views that the pipeline yields, and that a module which waits for eta (``GBBNHook``) or for
+    the epoch (``EpochStartHook``) gets it.
     """
 
     priority = 'VERY_HIGH'
@@ -78,6 +78,12 @@ class ClassCountsHook(Hook):
             if head and isinstance(classes, int) and classes != len(counts):
                 raise ValueError(f'{name}.num_classes is {classes}, but the training data set has {len(counts)} classes'
                                  f'; set {name}.num_classes={len(counts)}.')
+        preprocessor = model.data_preprocessor
+        labels = getattr(preprocessor, 'num_classes', None) if getattr(preprocessor, 'to_onehot', False) else None
+        if labels is not None and labels != len(counts):  # stock configs for ImageNet have 1,000
+            raise ValueError(f'The data preprocessor makes one-hot labels of {labels} classes, as mmpretrain\'s batch '
+                             f'augmentations need them, but the training data set has {len(counts)} classes; set '
+                             f'data_preprocessor.num_classes={len(counts)}.')
         if any(hasattr(module, 'set_eta') for module in model.modules()) and not any(
                 isinstance(hook, GBBNHook) for hook in runner.hooks):
             raise ValueError(f'{type(model).__name__} has two branches, but nothing moves eta from the first to the '
@@ -87,8 +93,8 @@ class ClassCountsHook(Hook):
             raise ValueError(f'{type(model).__name__} has a loss that forgets older epochs (ProCoLoss), but nothing '
                              "tells it when one begins; add custom_hooks=[dict(type='EpochStartHook')].")
         views = getattr(model, 'num_views', getattr(getattr(model, 'head', None), 'num_views', None))
-        if isinstance(model.data_preprocessor, MultiViewDataPreprocessor):
-            model.data_preprocessor.num_views = views
+        if isinstance(preprocessor, MultiViewDataPreprocessor):
+            preprocessor.num_views = views
         self.counts, self.prior = counts, getattr(runner.train_dataloader.sampler, 'prior', None)
         self.served: set = set()
         self._serve(model)
