@@ -90,7 +90,7 @@ def test_main_job_runs(config, name, ranks, tmp_path):
     assert [s['iter'] for s in steps] == list(range(1, iterations + 1))
     assert all(np.isfinite(s['loss']) for s in steps)
     if config.startswith('allnc'):
-        names = {'loss_uniform', 'loss_rebalanced', 'loss_hycon', 'loss_p2p', 'std_cos_means', 'std_cos_w'}
+        names = {'loss_uniform', 'loss_rebalanced', 'loss_hycon', 'loss_p2p', 'cos_mean_w', 'std_cos_w'}
         assert names <= set(steps[0])
         assert [s['gbbn_eta'] for s in steps] == [1.0, 0.75][:iterations]
     assert any('long_tail/overall' in s for s in scalars)
