@@ -8,11 +8,11 @@ python benchmarks/protocols.py own                                           wri
 PROTOCOL is digits (scikit-learn's digits, imbalance factor 50, ResNet-20, 60 image-epochs); cifar10-if100 or
 cifar10-if50 (CIFAR-10-LT with n_max=500, ResNet-20, 160 image-epochs); cifar10-balanced (124 images of each class, as
 many in all as at factor 100); or cifar100-if100 (the published set of 10,847 images, 30 image-epochs). A run that was
-killed resumes from its last checkpoint; a finished one is a line in results/PROTOCOL.jsonl. Choices are made on the
-validation split alone, cut from the training pool; CIFAR-100 has none, every other of its test images serves instead,
-and accuracies with the post-hoc shift are those of the rest. The table is printed from that file, and each line has the
-fingerprint of its settings: a run whose config has changed since counts as not done and starts anew, so numbers and
-configs cannot drift.
+killed resumes from its last checkpoint; a finished one is a line in results/PROTOCOL.jsonl, of which the last counts.
+Choices are made on the validation split alone, cut from the training pool; CIFAR-100 has none, every other of its test
+images serves instead, and accuracies with the post-hoc shift are those of the rest. The table is printed from that
+file, and each line has the fingerprint of its settings: a run whose config has changed since counts as not done and
+starts anew, so numbers and configs cannot drift.
 """
 import argparse
 import hashlib
