@@ -360,12 +360,16 @@ def table():
         elif part == 'folders':
             title = 'views per CPU-second from JPEG files'
         elif part == 'step':
-            reference = {row['loop']: row['ms'] for row in rows}
+            runs = [{row['loop']: row['ms'] for row in r['rows']} for r in records
+                    if (r['part'], r['machine']) == (part, record['machine'])]
+            reference = runs[-1]
             for row in rows:
                 row['images/s'] = round(128000 / row['ms'])
                 row['to the bare loop'] = f'{row["ms"] / reference["bare loop"]:.2f}'
                 row['to CE'] = f'{row["ms"] / reference["ImageClassifier, CE"]:.2f}'
                 row['to CE + mixture'] = f'{row["ms"] / reference["ImageClassifier, CE + mixture"]:.2f}'
+                ratios = [ms[row['loop']] / ms['ImageClassifier, CE + mixture'] for ms in runs]
+                row[f'in {len(runs)} records'] = f'{min(ratios):.2f} to {max(ratios):.2f}'
             title = 'training iteration, 128 images passed, ResNet-20, bfloat16, channels_last'
         elif part == 'breakdown':
             title = 'parts of that iteration, each without those within it'
