@@ -53,6 +53,7 @@ SWITCHES = {  # name: settings that differ from the default
     'without mixture, a half of the batch for each branch': {'model.mixture': None, **TWICE},
     'two mixture views': {'model.num_views': 2, f'{HYCON}positives': ['view', 'mean'], **TWICE},
     'HyCon: InfoNCE': {f'{HYCON}negatives': True},
+    'HyCon: InfoNCE, weight 0.05': {f'{HYCON}negatives': True, f'{HYCON}loss_weight': 0.05},
     'HyCon: InfoNCE, temperature 0.5': {f'{HYCON}negatives': True, f'{HYCON}temperature': 0.5},
     'HyCon: InfoNCE, samples of the class too': {f'{HYCON}negatives': True, f'{HYCON}positives': ['class', 'mean']},
     'HyCon: projector': PROJECTOR,
