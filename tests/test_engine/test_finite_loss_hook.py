@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 import allnc_mm  # noqa: F401
 from allnc_mm.engine.hooks import FiniteLossHook
+from allnc_mm.engine.launch import leave_process_group
 
 
 class Numbers(Dataset):
@@ -142,6 +143,7 @@ def _train_on_two_ranks(rank, folder):
         outcome = str(error)
     with open(f'{folder}/rank{rank}.txt', 'w') as file:
         file.write(f'{runner.iter} {outcome}')
+    leave_process_group()
 
 
 @pytest.mark.slow
