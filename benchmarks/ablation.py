@@ -106,7 +106,7 @@ IDEAS = {  # name: settings, for each of IDEA_METHODS
     'MaxNorm 1': {'custom_hooks': [dict(type='MaxNormHook', max_norm=1.0)]},
     'AutoAugment and cutout': {},
 }
-IDEA_METHODS = ('CE', 'LA + mixture', ALPHA_1, DEFAULT)
+IDEA_METHODS = ('CE', 'LA + mixture', 'LA + mixup', ALPHA_1, DEFAULT)
 BY_METHOD = {DEFAULT: SWITCHES, ALPHA_1: ALPHA_1_SWITCHES, COSINE: COSINE_SWITCHES}
 CHANGES = {**SWITCHES, **ALPHA_1_SWITCHES, **COSINE_SWITCHES, **IDEAS}
 JOBS = {**{name: (method, name) for method, switches in BY_METHOD.items() for name in switches},
